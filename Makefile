@@ -1,0 +1,33 @@
+# make run   the quick study, from nothing to its tables
+# make test  the tests
+# make check lint, types and import directions
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# faiss-cpu and faiss-gpu exclude each other: ask the NVIDIA driver, if there is one.
+DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+STUDY  ?= quick
+
+.PHONY: run test check install clean
+run: install
+	$(BIN)/harness run $(STUDY)
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(VENV)/installed-$(DEVICE)
+
+$(VENV)/installed-$(DEVICE): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(DEVICE),dev,reference]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

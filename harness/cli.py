@@ -1,0 +1,229 @@
+"""The command line: thin words over the pipeline, the report and the tracker."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from harness import STEPS
+from harness.errors import HarnessError
+
+DEFAULT_RESULTS = "results"
+
+
+class _Group(click.Group):
+    """Shows a HarnessError as one message, exit code 2, nothing lost."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except HarnessError as error:
+            Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+            context.exit(2)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("stopped: what is finished stays; the same command goes on from there")
+            context.exit(130)
+
+
+def _plain(text: str) -> str:
+    """Text in which rich sees no markup."""
+    return text.replace("[", r"\[")
+
+
+_results = click.option(
+    "--results", type=click.Path(path_type=Path), default=DEFAULT_RESULTS, envvar="HARNESS_RESULTS", show_default=True, show_envvar=True,
+    help="Folder of the results.",
+)  # fmt: skip
+_study_option = click.option("--study", default=None, help="Only this study's results.  [default: the one run last]")
+
+
+def _study_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """STUDY and the options of whatever runs steps."""
+
+    @click.argument("study")
+    @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change a setting, e.g. defense.k=[1,2]. May be repeated.")
+    @click.option(
+        "--data", type=click.Path(path_type=Path), default=None, envvar="HARNESS_DATA", show_envvar=True, help="Folder of the data sets."
+    )
+    @click.option("--workers", type=int, default=None, help="Shards at once (compute.workers); 0 runs without Ray.")
+    @_results
+    @functools.wraps(function)
+    def wrapped(**arguments: Any) -> Any:
+        return function(**arguments)
+
+    return wrapped
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="harness")
+def main() -> None:
+    """Visual imperceptible bounds: compute them, attack, defend and compare, on one machine or a cluster.
+
+    Start with `harness run quick`.
+    """
+
+
+# --- running ----------------------------------------------------------------------------------------
+
+
+@main.command()
+@_study_options
+def run(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: Path) -> None:
+    """Run all steps of STUDY (a preset or a YAML file), then print its tables.
+
+    What is finished is not done again: run the same command after any interruption.
+    """
+    _run(study, overrides, data, workers, results, tuple(step.name for step in STEPS), "rich")
+
+
+def _step_command(name: str, summary: str, paper: str) -> None:
+    @main.command(name, help=f"One step of STUDY alone: {summary} (paper: {paper}).")
+    @_study_options
+    def step(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: Path) -> None:
+        _run(study, overrides, data, workers, results, (name,), None)
+
+
+for _step in STEPS:
+    _step_command(_step.name, _step.summary, _step.paper)
+
+
+def _run(
+    name: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: Path, steps: tuple[str, ...], shown: str | None
+) -> None:
+    from harness import pipeline, spec, tracking
+    from harness.progress import Display
+    from harness.store import Store
+
+    if workers is not None:
+        overrides = (*overrides, f"compute.workers={workers}")
+    study = spec.load(name, overrides)
+    console = Console(file=sys.stdout)
+    store = Store(results.resolve())
+    with Display(console) as display:
+        prepared = pipeline.prepare(study, store, data, display)
+        made = pipeline.run_steps(prepared, steps)
+        tracked = tracking.sync(store, study.name)
+    console.print(f"{made} cells made, {tracked} MLflow runs written; results in '{results}'", highlight=False)
+    if shown:
+        _print_tables(store, study.name, (), shown)
+        where = f" --results {results}" if str(results) != DEFAULT_RESULTS else ""
+        console.print(
+            "\nWhat to look at next:\n"
+            f"  harness tables{where} --format md        these tables again, as Markdown or CSV\n"
+            f"  harness ui{where}                        MLflow: compare the networks, links are printed\n"
+            f"  harness sql{where} \"from black_box\"      any question to the Parquet tables\n"
+            f"  harness verify{where}                    read every file back with checksums",
+            highlight=False, markup=False,
+        )  # fmt: skip
+
+
+# --- looking ----------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@click.option("--format", "kind", type=click.Choice(["rich", "md", "csv"]), default="rich", show_default=True)
+@_study_option
+@_results
+def tables(names: tuple[str, ...], kind: str, study: str | None, results: Path) -> None:
+    """The paper's tables: its number, ours and our interval side by side. NAMES picks some, e.g. table2."""
+    _print_tables(_store(results), study, names, kind)
+
+
+def _print_tables(store: Any, study: str | None, names: tuple[str, ...], kind: str) -> None:
+    from harness import report
+
+    report.show(report.connect(store, study or _latest(store)), names, kind)
+
+
+def _latest(store: Any) -> str:
+    studies = list(store.studies())
+    if not studies:
+        raise HarnessError(f"'{store.root}' holds no study: run one with `harness run quick`")
+    return str(studies[-1])
+
+
+@main.command()
+@click.argument("query")
+@click.option("--format", "kind", type=click.Choice(["rich", "md", "csv"]), default="rich", show_default=True)
+@click.option("--study", default=None, help="Only this study's results.  [default: all]")
+@_results
+def sql(query: str, kind: str, study: str | None, results: Path) -> None:
+    """Ask the Parquet tables: bound, attack, evaluation, training, and the views table2 to table7, white_box, effectiveness."""
+    from harness import report
+
+    report.show_query(report.connect(_store(results), study), query, kind)
+
+
+@main.command()
+@_results
+def verify(results: Path) -> None:
+    """Read every file back with checksums; exit code 1 when one is damaged."""
+    damaged = whole = 0
+    for _, damage in _store(results).verify():
+        if damage:
+            damaged += 1
+            click.echo(f"damaged: {damage.path}: {damage.reason}")
+        else:
+            whole += 1
+    click.echo(f"{whole} cells whole, {damaged} damaged")
+    sys.exit(1 if damaged else 0)
+
+
+@main.command()
+@click.option("--port", type=int, default=5000, show_default=True)
+@_study_option
+@_results
+def ui(port: int, study: str | None, results: Path) -> None:
+    """Start MLflow's UI on this machine (127.0.0.1) and print the links that open the runs and their comparison."""
+    from harness import tracking
+
+    store = _store(results)
+    name = study or _latest(store)
+    if name not in store.studies():
+        from harness.errors import did_you_mean
+
+        raise HarnessError(f"no study '{name}' in '{results}'{did_you_mean(name, store.studies())}")
+    tracking.serve(
+        store, name, port=port, on_ready=lambda links: click.echo("\n".join(f"{what:<12} {link}" for what, link in links.items()))
+    )
+
+
+@main.command()
+@click.argument("study")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE")
+def show(study: str, overrides: tuple[str, ...]) -> None:
+    """Every setting of STUDY, defaults filled in, as YAML."""
+    import yaml
+
+    from harness import spec
+
+    click.echo(yaml.safe_dump(spec.load(study, overrides).model_dump(mode="json"), sort_keys=False), nl=False)
+
+
+@main.command()
+def studies() -> None:
+    """The presets."""
+    from harness import spec
+
+    for name, path in spec.presets().items():
+        first = path.read_text().splitlines()[0].removeprefix("# ")
+        click.echo(f"{name:<14} {first}")
+
+
+def _store(results: Path) -> Any:
+    from harness.store import Store
+
+    store = Store(results.resolve())
+    store.check_version()
+    return store
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()

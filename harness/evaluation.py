@@ -1,0 +1,67 @@
+"""Attacking and testing blocks of images: what a worker runs for the tables ``attack`` and ``evaluation``.
+
+Blocks are fixed by image order and the study's batch size, whoever computes them, so that the number
+of workers changes no number. Everything is measured on the tensor that is kept.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness import attacks, networks
+from harness.datasets import Images
+from harness.spec import AttackSpec, Protocol
+
+
+def blocks(count: int, size: int) -> list[slice]:
+    """Consecutive ranges of at most ``size`` images."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def attack_block(
+    network: networks.Classifier, images: Images, settings: AttackSpec, protocol: Protocol, seed: int
+) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """Attack one block: for each epsilon the rows by column, and the adversarial images float32 [B, C, H, W].
+
+    The attack starts from the network's prediction (the paper's protocol) or the true label.
+    """
+    on = networks.device()
+    clean = networks.as_input(torch.from_numpy(images.pixels).to(on))
+    predicted = _predict(network, clean)
+    started = torch.from_numpy(images.labels).to(on) if protocol == "label" else predicted
+    began = time.perf_counter()
+    made = attacks.perturb(network, clean, started, torch.from_numpy(images.ids).to(on), settings, seed)
+    # One gradient serves every epsilon: the time is the block's, shared out evenly.
+    seconds = (time.perf_counter() - began) / (len(images.ids) * len(made))
+    results = []
+    for adversarial in made:
+        rows = {
+            "image_id": images.ids,
+            "label": images.labels,
+            "predicted": predicted.cpu().numpy(),
+            "adversarial_predicted": _predict(network, adversarial).cpu().numpy(),
+            **attacks.norms(clean, adversarial),
+            "attack_s": np.full(len(images.ids), seconds),
+        }
+        results.append((rows, adversarial.cpu().numpy()))
+    return results
+
+
+def white_box_block(network: networks.Classifier, images: Images, settings: AttackSpec, protocol: Protocol, seed: int) -> np.ndarray:
+    """Predictions int64 [B] on images made against this very network."""
+    ((rows, _),) = attack_block(network, images, settings, protocol, seed)
+    predicted: np.ndarray = rows["adversarial_predicted"]
+    return predicted
+
+
+def _predict(network: networks.Classifier, images: Tensor) -> Tensor:
+    with torch.no_grad():  # inference mode's tensors could not enter the attack's gradients
+        return network(images).argmax(1)
+
+
+def stack(parts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Rows of consecutive blocks, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

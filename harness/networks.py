@@ -1,0 +1,200 @@
+"""The networks: [0, 1] images in, logits out, normalisation inside, weights as safetensors.
+
+To add one: a function (channels, size, classes, spec) -> body, an entry in ``BODIES``, its name in
+``spec.NetworkSpec``.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.errors import HarnessError
+from harness.spec import NetworkSpec
+
+# torchvision's VGG16_Weights.IMAGENET1K_V1: the file's name carries the first digits of its sha256.
+_VGG16_FILE, _VGG16_SHA256 = "vgg16-397923af.pth", "397923af"
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_VGG16_SMALLEST = 32  # five poolings
+
+
+class Classifier(nn.Module):
+    """Normalises [0, 1] images [B, C, H, W] with fixed statistics and returns the body's logits [B, classes]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.body((images - self.mean) / self.std)
+        return logits
+
+
+class _Vgg16(nn.Module):
+    """torchvision's VGG16; grey images are repeated to three channels, small ones zero-padded to 32 x 32."""
+
+    def __init__(self, classes: int) -> None:
+        from torchvision.models import vgg16
+
+        super().__init__()
+        self.vgg = vgg16(weights=None)
+        self.vgg.classifier[6] = nn.Linear(4096, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        high, wide = (max(0, _VGG16_SMALLEST - side) for side in x.shape[-2:])
+        logits: Tensor = self.vgg(F.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2)))
+        return logits
+
+
+def _convnet(channels: int, size: tuple[int, int], classes: int, spec: NetworkSpec) -> nn.Module:
+    """Four convolutions and two linear layers: trains on a CPU in seconds."""
+    w = spec.width
+    return nn.Sequential(
+        nn.Conv2d(channels, w, 3, padding=1), nn.ReLU(), nn.Conv2d(w, w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(w, 2 * w, 3, padding=1), nn.ReLU(), nn.Conv2d(2 * w, 2 * w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(2 * w * (size[0] // 4) * (size[1] // 4), 4 * w), nn.ReLU(), nn.Linear(4 * w, classes),
+    )  # fmt: skip
+
+
+def _vgg16(channels: int, size: tuple[int, int], classes: int, spec: NetworkSpec) -> nn.Module:
+    return _Vgg16(classes)
+
+
+BODIES: dict[str, Callable[[int, tuple[int, int], int, NetworkSpec], nn.Module]] = {"convnet": _convnet, "vgg16": _vgg16}
+
+
+def build(spec: NetworkSpec, pixels: np.ndarray, classes: int, seed: int) -> Classifier:
+    """A freshly initialised network for images like ``pixels`` (uint8 [N, C, H, W], the training images).
+
+    Raises HarnessError where pretrained weights are asked for and not found, or the images don't fit.
+    """
+    channels, size = pixels.shape[1], (pixels.shape[2], pixels.shape[3])
+    if min(size) < 4 or channels not in (1, 3):
+        raise HarnessError(f"networks take images of 1 or 3 channels and at least 4 x 4 pixels, got {channels} x {size[0]} x {size[1]}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = BODIES[spec.architecture](channels, size, classes, spec)
+    if spec.pretrained:
+        assert isinstance(body, _Vgg16)
+        _load_pretrained(body, pretrained_file(spec))
+        return Classifier(body, _IMAGENET_MEAN, _IMAGENET_STD)
+    scale = [pixels[:, c].astype(np.float32) / 255 for c in range(channels)] if len(pixels) <= 4096 else _sampled(pixels)
+    return Classifier(body, tuple(float(x.mean()) for x in scale), tuple(max(float(x.std()), 1e-3) for x in scale))
+
+
+def _sampled(pixels: np.ndarray) -> list[np.ndarray]:
+    """Channels of an even sample of the images: statistics to normalise with need no more, and no float copy of all."""
+    some = pixels[:: len(pixels) // 4096]
+    return [some[:, c].astype(np.float32) / 255 for c in range(some.shape[1])]
+
+
+def pretrained_file(spec: NetworkSpec) -> Path:
+    """The file with VGG16's ImageNet weights: the one given, else torchvision's in torch's cache.
+
+    Raises HarnessError, which names the option to train from scratch, where there is none and no network.
+    """
+    if spec.weights is not None:
+        path = Path(spec.weights)
+        if not path.is_file():
+            raise HarnessError(f"network.weights: no file '{path}'. Give VGG16's ImageNet weights, or set network.pretrained=false")
+        return path
+    path = Path(torch.hub.get_dir()) / "checkpoints" / _VGG16_FILE
+    if not path.is_file():
+        from torchvision.models import VGG16_Weights
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(VGG16_Weights.IMAGENET1K_V1.url, str(path), hash_prefix=_VGG16_SHA256, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise HarnessError(
+                f"VGG16's ImageNet weights are not in torch's cache ('{path}') and cannot be downloaded ({error}). "
+                "Put the file there, name one with --set network.weights=FILE, "
+                "or train from scratch with --set network.pretrained=false"
+            ) from error
+    return path
+
+
+def pretrained_digest(spec: NetworkSpec) -> str | None:
+    """sha256 of the pretrained weights a study starts from, or None."""
+    if not spec.pretrained:
+        return None
+    with pretrained_file(spec).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load_pretrained(body: _Vgg16, path: Path) -> None:
+    """Fill all layers but the last, whose classes differ."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            state = load_file(path)
+        except SafetensorError as error:
+            raise HarnessError(f"'{path}' is not a safetensors file: {error}") from error
+    else:
+        with path.open("rb") as file:
+            if not hashlib.file_digest(file, "sha256").hexdigest().startswith(_VGG16_SHA256):
+                raise HarnessError(f"'{path}' is not torchvision's {_VGG16_FILE} (its sha256 differs); other weights come as .safetensors")
+        # The one file not in safetensors, known by its digest; weights_only reads tensors and runs no code.
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    last = ("classifier.6.weight", "classifier.6.bias")
+    expected = {name: value.shape for name, value in body.vgg.state_dict().items() if name not in last}
+    found = {name: value.shape for name, value in state.items() if name not in last}
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise HarnessError(f"'{path}' does not hold torchvision's VGG16: {len(wrong)} tensors differ, the first is '{wrong[0]}'")
+    body.vgg.load_state_dict({name: value for name, value in state.items() if name not in last}, strict=False)
+
+
+def device() -> torch.device:
+    """The device of this process, with full float32 arithmetic on it.
+
+    TF32 keeps 10 bits of mantissa: enough to flip the images that DeepFool leaves on the boundary.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def to_tensors(network: nn.Module) -> dict[str, np.ndarray]:
+    """Parameters and buffers by name, for the store."""
+    return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+
+
+def from_tensors(network: Classifier, tensors: dict[str, np.ndarray], to: torch.device) -> Classifier:
+    """``network`` with the stored weights, on a device, in eval mode, its parameters frozen."""
+    network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()})
+    return network.to(to).eval().requires_grad_(False)
+
+
+def logits(network: nn.Module, images: np.ndarray, batch_size: int, on: torch.device) -> Iterator[Tensor]:
+    """Logits on the CPU, a block of ``batch_size`` images at a time.
+
+    Images are uint8 (0..255) or float32 in [0, 1], [N, C, H, W].
+    """
+    network.eval()
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            yield network(as_input(torch.from_numpy(images[start : start + batch_size]).to(on))).cpu()
+
+
+def predict(network: nn.Module, images: np.ndarray, batch_size: int, on: torch.device) -> np.ndarray:
+    """Predicted classes int64 [N]."""
+    return np.concatenate([block.argmax(1).numpy() for block in logits(network, images, batch_size, on)])
+
+
+def as_input(images: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 in [0, 1]; float32 is passed on."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images

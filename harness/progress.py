@@ -1,0 +1,58 @@
+"""How far a study is: live bars on a terminal, a line a step elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_LINE_EVERY_S = 15.0  # where the output is no terminal, e.g. a log file
+
+
+class Display:
+    """Bars for the steps of a run; implements ``pipeline.Progress``."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description:<10}"), BarColumn(30), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(compact=True), TextColumn("[dim]{task.fields[note]}"),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._tasks: dict[str, tuple[int, float]] = {}
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def begin(self, step: str, total: int, unit: str, done: int) -> None:
+        """A step starts: ``total`` units of work, ``done`` cells found finished."""
+        note = f"{done} cells were there" if done else ""
+        self._tasks[step] = (
+            self._bars.add_task(step, total=max(total, 1), unit=unit, note=note, completed=0 if total else 1),
+            time.monotonic(),
+        )
+        if not self._console.is_terminal:
+            self._console.print(f"{step:<10} {f'{total} {unit} to do' if total else 'nothing to do'}{f', {note}' if note else ''}")
+
+    def advance(self, step: str, amount: int = 1, note: str = "") -> None:
+        """Some of the step's work is done."""
+        task, _ = self._tasks[step]
+        self._bars.update(task, advance=amount, **({"note": note} if note else {}))
+        if not self._console.is_terminal and time.monotonic() - self._last_line > _LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            bar = self._bars.tasks[task]
+            self._console.print(f"{step:<10} {bar.completed:.0f} of {bar.total:.0f} {bar.fields['unit']} {note}")
+
+    def end(self, step: str) -> None:
+        """The step's cells are all written."""
+        task, began = self._tasks[step]
+        worked = self._bars.tasks[task].completed > 0 and time.monotonic() - began > 0.05
+        self._bars.update(task, completed=self._bars.tasks[task].total)
+        if not self._console.is_terminal and worked:
+            self._console.print(f"{step:<10} done in {time.monotonic() - began:.1f} s")

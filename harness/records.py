@@ -1,0 +1,122 @@
+"""WHAT is measured: the row of each table, with the meaning and the unit of every column.
+
+Columns that stand in a file's path as hive folders (``dataset=mnist/...``) are listed apart: they
+must not be repeated inside the file. Images are in [0, 1] everywhere.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1  # raised when a table changes; results of another version are refused
+
+
+@dataclass(frozen=True)
+class Table:
+    """Schema of one table: columns in the path, columns in the file."""
+
+    name: str
+    partition: tuple[str, ...]
+    schema: pa.Schema
+
+
+def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"meaning": meaning})
+
+
+# Which network a row is about; the same columns wherever one is named, so that `group by` needs no join.
+_NETWORK = (
+    _column("k", pa.float64(), "k of the defense (eq. 3), null for other trainings"),
+    _column("n", pa.int32(), "perturbations an image of the defense (eq. 5), null for other trainings"),
+    _column("training_attack", pa.string(), "attack whose images adversarial training used, else null"),
+    _column("training_epsilon", pa.float64(), "its epsilon in [0, 1] units, null where it has none"),
+    _column("seed", pa.int64(), "the study's seed"),
+)
+_NORMS = (
+    _column("l0", pa.int32(), "values changed"),
+    _column("mean_l1", pa.float64(), "mean absolute change over all values, in [0, 1]; comparable with sigma"),
+    _column("l2", pa.float64(), "euclidean norm of the change, not squared"),
+    _column("linf", pa.float64(), "largest absolute change"),
+)
+_ATTACK = (
+    _column("method", pa.string(), "algorithm of the attack"),
+    _column("epsilon", pa.float64(), "l-inf radius in [0, 1] units, null for minimum-norm attacks"),
+    _column("step_size", pa.float64(), "step of an iterative l-inf attack in [0, 1] units, else null"),
+)
+_CELL = _column("cell", pa.string(), "key of the cell that the row belongs to")
+_IMAGE = _column("image_id", pa.int64(), "position of the image in its source, before any subset")
+_LABEL = _column("label", pa.int32(), "true class")
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            "bound",
+            ("dataset", "split"),
+            pa.schema(
+                [
+                    _CELL,
+                    _column("neighbours", pa.string(), "other_class (III-A) or any_class"),
+                    _IMAGE,
+                    _LABEL,
+                    _column("neighbour_id", pa.int64(), "nearest training image, the smallest id on ties"),
+                    _column("neighbour_label", pa.int32(), "its class"),
+                    _column("distance", pa.float64(), "mean absolute pixel difference in [0, 1] (eq. 2); sigma = distance / (2 k)"),
+                ]
+            ),
+        ),
+        Table(
+            "attack",
+            ("dataset", "split", "attack"),
+            pa.schema(
+                [
+                    _CELL,
+                    _column("source", pa.string(), "network attacked, by its training"),
+                    _column("seed", pa.int64(), "the study's seed"),
+                    *_ATTACK,
+                    _IMAGE,
+                    _LABEL,
+                    _column("predicted", pa.int32(), "class that the network gives the clean image"),
+                    _column("adversarial_predicted", pa.int32(), "class that it gives the saved adversarial image"),
+                    *_NORMS,
+                    _column("attack_s", pa.float64(), "seconds of attacking per image: its block's time over the block's size"),
+                ]
+            ),
+        ),
+        Table(
+            "evaluation",
+            ("dataset", "access"),
+            pa.schema(
+                [
+                    _CELL,
+                    _column("network", pa.string(), "key of the training cell"),
+                    _column("training", pa.string(), "base, vib or adversarial"),
+                    *_NETWORK,
+                    _column("attack", pa.string(), "name of the attack in the study; none for clean images"),
+                    *_ATTACK,
+                    _column("source", pa.string(), "network that the attack was made on: base, or self for the white box"),
+                    _IMAGE,
+                    _LABEL,
+                    _column("prediction", pa.int32(), "class that the network gives"),
+                ]
+            ),
+        ),
+        Table(
+            "training",
+            ("dataset", "training"),
+            pa.schema(
+                [
+                    _CELL,
+                    *_NETWORK,
+                    _column("epoch", pa.int32(), "0 is the state before training"),
+                    _column("loss", pa.float64(), "mean of the objective over the epoch's samples; null at epoch 0"),
+                    _column("clean_accuracy", pa.float64(), "share of clean test images classified correctly after the epoch"),
+                    _column("images_per_s", pa.float64(), "samples trained per second over all workers; null at epoch 0"),
+                    _column("epoch_s", pa.float64(), "seconds of the epoch, the test included"),
+                    _column("device", pa.string(), "device type and name"),
+                    _column("world_size", pa.int32(), "DDP workers"),
+                ]
+            ),
+        ),
+    )
+}

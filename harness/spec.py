@@ -1,0 +1,368 @@
+"""WHAT is run: frozen, strict models. A study that builds is a study that can be run.
+
+Images are in [0, 1], so is every epsilon; YAML may write one as a fraction ("8/255"). All mistakes
+of a study are reported at once, each with its dotted path, what was expected and what came.
+"""
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from harness.errors import HarnessError, did_you_mean
+
+Protocol = Literal["prediction", "label"]
+Neighbours = Literal["other_class", "any_class"]
+
+
+def _fraction(value: Any) -> Any:
+    """'8/255' -> 8/255; anything else is left for pydantic to judge."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", value) if isinstance(value, str) else None
+    if match and float(match[2]) == 0:
+        raise ValueError("a fraction needs a divisor other than 0")
+    return float(match[1]) / float(match[2]) if match else value
+
+
+def _not_zero(value: float) -> float:
+    """A step of JSMA must change a pixel, or its loop has no end."""
+    if abs(value) < 1e-3:
+        raise ValueError("should differ from 0 by at least 0.001")
+    return value
+
+
+Epsilon = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
+Theta = Annotated[float, Field(ge=-1, le=1), AfterValidator(_not_zero)]
+Epsilons = Annotated[tuple[Epsilon, ...], Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Frozen; unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+class DatasetSpec(Strict):
+    """Which images. Subsets are stratified and drawn by the study's seed."""
+
+    source: Literal["digits", "mnist", "fashion_mnist", "cifar10", "tinyimagenet", "parquet"]
+    name: Name | None = Field(None, description="name in the tables; the source's name unless given")
+    folder: str | None = Field(None, description="for 'parquet': folder below the data folder, or an absolute path")
+    title: str | None = Field(None, description="how tables call it, e.g. 'CIFAR-10 (JPEG copies)'")
+    paper: Literal["mnist", "cifar10", "tinyimagenet"] | None = Field(
+        None, description="data set of the paper whose numbers stand beside ours; by name where it is one of the paper's"
+    )
+    classes: Annotated[int, Field(ge=2)] | None = Field(None, description="keep this many classes, drawn by seed")
+    train_limit: Count | None = Field(None, description="training images kept, stratified")
+    test_limit: Count | None = Field(None, description="test images kept, stratified")
+
+    @model_validator(mode="after")
+    def _folder_goes_with_parquet(self) -> Self:
+        if (self.source == "parquet") != (self.folder is not None):
+            raise ValueError("'folder' belongs to source 'parquet', and to it alone")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The data set's name in paths and tables."""
+        return self.name or (Path(self.folder).name.lower() if self.folder else self.source)
+
+    @property
+    def paper_dataset(self) -> str | None:
+        """The paper's data set to compare with, or None."""
+        return self.paper or (self.source if self.source in ("mnist", "cifar10", "tinyimagenet") else None)
+
+
+class NetworkSpec(Strict):
+    """The classifier f1 (paper IV: VGG16)."""
+
+    architecture: Literal["convnet", "vgg16"] = "vgg16"
+    pretrained: bool = Field(False, description="start from torchvision's ImageNet weights (vgg16 only)")
+    weights: str | None = Field(None, description="file with those weights (.safetensors, or torchvision's .pth)")
+    width: Count = Field(32, description="channels of convnet's first block")
+
+    @model_validator(mode="after")
+    def _pretrained_is_vgg16(self) -> Self:
+        if self.pretrained and self.architecture != "vgg16":
+            raise ValueError("'pretrained' needs architecture 'vgg16'")
+        if self.weights and not self.pretrained:
+            raise ValueError("'weights' needs 'pretrained: true'")
+        return self
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+class TrainingSpec(Strict):
+    """Settings of the one epoch loop. Adam, constant learning rate."""
+
+    epochs: Annotated[int, Field(ge=0)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.001
+    batch_size: Count = Field(128, description="images a step over all workers together")
+    workers: Count = Field(1, description="DDP workers of one training; 1 needs no process group")
+    threads: Count = Field(1, description="CPU cores of each of these workers")
+
+
+class DefenseSpec(TrainingSpec):
+    """The paper's defense (eq. 4-7): one training for every (k, n)."""
+
+    epochs: Annotated[int, Field(ge=0)] = 10
+    k: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0, 2.0, 2.5, 3.0)
+    n: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 15, 20)
+    redraw: bool = Field(False, description="draw the perturbations anew each epoch instead of once")
+
+
+class Source(Strict):
+    """One attack of the study, at one epsilon where it has several."""
+
+    attack: str
+    epsilon: Epsilon | None = None
+
+
+class AdversarialTrainingSpec(TrainingSpec):
+    """f1 fine-tuned on clean and adversarial images (V-D): one training for each source."""
+
+    epochs: Annotated[int, Field(ge=0)] = 10
+    sources: tuple[Source, ...] = ()
+
+
+# --- attacks ------------------------------------------------------------------------------------
+
+
+class Fgsm(Strict):
+    """Fast gradient sign method: Goodfellow et al. 2015. l-inf radius ``epsilon``."""
+
+    method: Literal["fgsm"]
+    epsilon: Epsilons
+
+
+class DeepFool(Strict):
+    """DeepFool, l2: Moosavi-Dezfooli et al. 2016, over all classes."""
+
+    method: Literal["deepfool"]
+    steps: Count = 100
+    overshoot: Annotated[float, Field(ge=0, le=1)] = Field(1e-6, description="ART's default, the paper's; .02 survives rounding")
+
+
+class Jsma(Strict):
+    """JSMA by ART's rule: the two free pixels of largest target gradient, reusable, random target."""
+
+    method: Literal["jsma"]
+    theta: Theta = Field(0.1, description="change of a pixel a step, in [0, 1] units")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="largest share of pixels changed")
+
+
+class JsmaPairs(Strict):
+    """JSMA by Papernot et al. 2016, algorithm 3: the pair with the largest saliency; saturated pixels leave."""
+
+    method: Literal["jsma_pairs"]
+    theta: Theta = 1.0
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class CwL2(Strict):
+    """Carlini & Wagner 2017, l2, with binary search over the constant, each image on its own."""
+
+    method: Literal["cw_l2"]
+    binary_search_steps: Count = 5
+    steps: Count = 200
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    initial_constant: Annotated[float, Field(gt=0)] = 0.1
+    confidence: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Pgd(Strict):
+    """Projected gradient descent, l-inf: Madry et al. 2018, run by Foolbox."""
+
+    method: Literal["pgd"]
+    epsilon: Epsilons
+    step_divisor: Annotated[float, Field(ge=1)] = Field(10.0, description="step size = epsilon / step_divisor")
+    steps: Count = 40
+    random_start: bool = True
+
+
+AttackSpec = Annotated[Fgsm | DeepFool | Jsma | JsmaPairs | CwL2 | Pgd, Field(discriminator="method")]
+METHODS: dict[str, type[Strict]] = {
+    get_args(model.model_fields["method"].annotation)[0]: model for model in (Fgsm, DeepFool, Jsma, JsmaPairs, CwL2, Pgd)
+}
+
+
+class WhiteBoxSpec(Strict):
+    """PGD with full knowledge of the network (V-E), on f1 and on the strongest defended network."""
+
+    epsilon: Epsilons
+    step_divisors: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1)] = (4, 5, 6, 7, 8, 9, 10)
+    steps: Count = 40
+    random_start: bool = True
+
+
+# --- the study ----------------------------------------------------------------------------------
+
+
+class ComputeSpec(Strict):
+    """How the work is spread. Changes no number of a bound, an attack or an evaluation."""
+
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="shards at once; all of the cluster's GPUs or cores unless given; 0: in this process, without Ray"
+    )
+    retries: Annotated[int, Field(ge=0)] = Field(2, description="times a crashed worker or training is started again")
+
+
+class Study(Strict):
+    """Everything that determines a study's numbers (``compute`` only where they are made)."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    dataset: DatasetSpec
+    neighbours: Neighbours = Field("other_class", description="whose distance gives sigma downstream (III-A: other_class)")
+    network: NetworkSpec = NetworkSpec()
+    base: TrainingSpec
+    protocol: Protocol = Field("prediction", description="attacks start from f1's prediction (the paper, ART) or from the true label")
+    attacks: Annotated[dict[Name, AttackSpec], Field(min_length=1)]
+    batch_size: Count = Field(128, description="images attacked or evaluated together; blocks are fixed by image order")
+    effectiveness_k: Annotated[float, Field(gt=0)] = Field(2.0, description="k of the bound that scores attacks (Table III: 2)")
+    defense: DefenseSpec = DefenseSpec()
+    adversarial_training: AdversarialTrainingSpec = AdversarialTrainingSpec()
+    white_box: WhiteBoxSpec
+    compute: ComputeSpec = ComputeSpec()
+
+    @model_validator(mode="after")
+    def _sources_are_attacks(self) -> Self:
+        for position, source in enumerate(self.adversarial_training.sources):
+            where = f"adversarial_training.sources.{position}"
+            attack = self.attacks.get(source.attack)
+            if attack is None:
+                raise ValueError(f"{where}: unknown attack '{source.attack}'{did_you_mean(source.attack, self.attacks)}")
+            has = getattr(attack, "epsilon", None)
+            if has is None and source.epsilon is not None:
+                raise ValueError(f"{where}: '{source.attack}' has no epsilon, got {source.epsilon}")
+            if has is not None and source.epsilon not in has:
+                raise ValueError(f"{where}: epsilon of '{source.attack}' must be one of {list(has)}, got {source.epsilon}")
+        return self
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def presets() -> dict[str, Path]:
+    """Preset name -> its YAML file."""
+    folder = Path(str(resources.files("harness"))) / "studies"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load(name_or_path: str, overrides: tuple[str, ...] = ()) -> Study:
+    """The study of a preset's name or a YAML file, with ``a.b=value`` overrides applied in order.
+
+    Raises HarnessError that lists every mistake: unknown keys with a suggestion, wrong values with
+    what was expected and what came.
+    """
+    known = presets()
+    path = known.get(name_or_path, Path(name_or_path))
+    if not path.is_file():
+        raise HarnessError(f"no study '{name_or_path}': neither a preset nor a YAML file{did_you_mean(name_or_path, known)}")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise HarnessError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(data, dict):
+        raise HarnessError(f"{path}: expected a mapping of settings, got {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    return build(data)
+
+
+def build(data: dict[str, Any]) -> Study:
+    """A study from plain data; an attack without ``method`` is the method that its key names.
+
+    Raises HarnessError with all mistakes.
+    """
+    attacks = data.get("attacks")
+    if isinstance(attacks, dict):
+        filled = {key: {"method": key, **(value or {})} if isinstance(value, dict | None) else value for key, value in attacks.items()}
+        data = {**data, "attacks": filled}
+    try:
+        # Strict in JSON's sense: lists are tuples there, but "3" is no number and 1 no boolean.
+        return Study.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise HarnessError(_explain(error)) from error
+    except TypeError as error:
+        raise HarnessError(f"a study is made of plain values: {error}") from error
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Apply one ``a.b=value`` in place; the value is read as YAML."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise HarnessError(f"--set expects a.b=value, got '{override}'")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise HarnessError(f"--set {path}: '{text}' is not a YAML value: {error}") from error
+    here: Any = data
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(here, list):
+            if not key.isdigit() or int(key) >= len(here):
+                raise HarnessError(f"--set {path}: '{key}' must be a position from 0 to {len(here) - 1}")
+            key = int(key)  # type: ignore[assignment]
+        elif not isinstance(here, dict):
+            raise HarnessError(f"--set {path}: '{'.'.join(keys[:depth])}' is a value, not a group of settings")
+        if last:
+            here[key] = value
+        else:
+            if isinstance(here, dict) and here.get(key) is None:
+                here[key] = {}
+            here = here[key]
+
+
+def _explain(error: ValidationError) -> str:
+    """All mistakes, a line each: dotted path, what was expected, what came."""
+    lines = []
+    places = [item["loc"] for item in error.errors()]
+    for item in error.errors():
+        where = item["loc"]
+        if item["type"] == "too_short" and any(place[: len(where)] == where and len(place) > len(where) for place in places):
+            continue  # the list is short only of the entries that are reported themselves
+        # Below an attack pydantic adds the method that it was read as.
+        path = ".".join(str(part) for depth, part in enumerate(where) if not (where[0] == "attacks" and depth == 2))
+        if item["type"] == "extra_forbidden":
+            line = f"{path}: unknown setting{did_you_mean(str(item['loc'][-1]), _known_keys(item['loc'][:-1]))}"
+        elif item["type"] == "union_tag_invalid":
+            came = str(item["ctx"]["tag"])
+            line = f"{path}: unknown attack method '{came}'{did_you_mean(came, METHODS)}"
+        elif item["type"] == "literal_error":
+            came, known = str(item["input"]), re.findall("'([^']+)'", item["ctx"]["expected"])
+            line = f"{path}: '{came}' is not possible{did_you_mean(came, known)}"
+        elif item["type"] == "missing":
+            line = f"{path}: required, but not given"
+        else:
+            text = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+            line = f"{path}: {text}" if path else text
+            if item["type"] != "value_error":
+                line += f", got {json.dumps(item['input'])}"
+        lines.append(line)
+    head = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+    shown = lines[:20] + ([f"... and {len(lines) - 20} more"] if len(lines) > 20 else [])
+    return f"the study has {head}:\n" + "\n".join(f"  {line}" for line in shown)
+
+
+def _known_keys(path: tuple[int | str, ...]) -> list[str]:
+    """The settings that the model at a path of the study knows."""
+    model: type[BaseModel] = Study
+    for part in path:
+        if part in METHODS:
+            model = METHODS[str(part)]
+        elif part in model.model_fields:
+            annotation = model.model_fields[str(part)].annotation
+            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+            model = inner[0] if inner else model
+    return list(model.model_fields)

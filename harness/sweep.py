@@ -1,0 +1,309 @@
+"""Ray Tune over trainings, each of them DDP over its workers: one code path for 0, 1 and N GPUs.
+
+A trial is a class Trainable whose actor Tune reuses from cell to cell, so that torch is imported and
+the data mapped once; a second cell costs milliseconds. The documented alternative, a function that
+builds a TorchTrainer, was measured at 20 to 30 s a trial (a controller and new worker processes each
+time) and hides its workers' resources from Tune, which then cannot run as many trials as fit. A
+training of one worker runs in the trial's own process; only more than one get a gang of ranks in the
+trial's placement group.
+
+Tune's own checkpoints are not used: each epoch replaces the cell's checkpoint in the store, so that a
+training goes on after the loss of a rank, of the trial or of the driver alike.
+"""
+
+import io
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness import baselines, defense, networks, seeds, training
+from harness.cluster import Cluster
+from harness.datasets import Images
+from harness.errors import HarnessError
+from harness.plan import Network
+from harness.spec import NetworkSpec
+from harness.store import Store, hardware
+
+OBJECTIVES: dict[str, Callable[[training.Inputs, dict[str, Any]], training.Objective]] = {
+    "base": training.supervised,
+    "vib": defense.objective,
+    "adversarial": baselines.adversarial,
+}
+_GANG_TIMEOUT_S = 120  # a rank that dies while the others wait for it must not hang the trial for ever
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every training of a sweep shares: read-only arrays, put into the object store once."""
+
+    seed: int
+    network: NetworkSpec
+    classes: int
+    train: Images
+    test: Images
+    base: dict[str, np.ndarray] | None = None  # weights of f1, where trainings start from it
+    distance: np.ndarray | None = None  # float64 [N], of the bound
+    teacher: np.ndarray | None = None  # float32 [N, classes]
+
+
+class Rank:
+    """One worker of a training; the only one, in the trial's own process, where the world is 1."""
+
+    def __init__(self, store: Store, material: Material, rank: int = 0, world: int = 1, threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        self._store, self._material, self._rank, self._world = store, material, rank, world
+
+    def address(self) -> str:
+        """Where the other ranks find rank 0."""
+        import ray.util
+        from torch.distributed import TCPStore
+
+        with_port = TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False)
+        port = with_port.port
+        del with_port
+        return f"tcp://{ray.util.get_node_ip_address()}:{port}"
+
+    def join(self, address: str) -> None:
+        """Form the process group: NCCL on GPUs, gloo on CPUs."""
+        backend = "nccl" if networks.device().type == "cuda" else "gloo"
+        torch.distributed.init_process_group(
+            backend, init_method=address, rank=self._rank, world_size=self._world, timeout=timedelta(seconds=_GANG_TIMEOUT_S)
+        )
+
+    def open(self, network: Network) -> None:
+        """Start a training, or go on where its checkpoint says."""
+        material, on = self._material, networks.device()
+        seed = seeds.derive(material.seed, "training", network.kind, *(repr(v) for v in network.settings.values()))
+        model = networks.build(material.network, material.train.pixels, material.classes, seed)
+        if network.kind != "base":
+            assert material.base is not None, "a fine-tuning needs f1"
+            networks.from_tensors(model, material.base, on)
+        objective = OBJECTIVES[network.kind](self._inputs(network, on), {**network.settings, "seed": seed})
+        self._network = network
+        self._training = training.Training(model, objective, network.spec, seed, material.test, self._rank, self._world)
+        if found := self._store.load_checkpoint(network.cell):
+            self._training.restore(found[0], found[1]["rows"])
+        else:
+            self._training.start()
+        self._finish()
+
+    def _inputs(self, network: Network, on: torch.device) -> training.Inputs:
+        """The material on the device, with the adversarial images where the training uses some."""
+
+        def put(value: np.ndarray | None, kind: torch.dtype | None = None) -> torch.Tensor | None:
+            # A copy: what Ray maps is read-only, which torch does not know.
+            return None if value is None else torch.from_numpy(np.array(value)).to(on, kind)
+
+        train, made = self._material.train, None
+        if network.adversarial is not None:
+            made = self._store.tensors(network.adversarial)["adversarial"]
+        pixels, labels, ids = put(train.pixels), put(train.labels), put(train.ids)
+        assert pixels is not None and labels is not None and ids is not None
+        return training.Inputs(pixels, labels, ids, put(self._material.distance, torch.float32), put(self._material.teacher), put(made))
+
+    def epoch(self) -> dict[str, Any]:
+        """One epoch more, if one is left; the last row, and whether the training is done."""
+        if not self.done():
+            self._training.run_epoch()
+            self._finish()
+        return {**self._training.rows[-1], "done": self.done()}
+
+    def done(self) -> bool:
+        return self._training.epoch >= self._network.spec.epochs
+
+    def _finish(self) -> None:
+        """Keep the epoch; after the last one write the cell. Rank 0 does so for all."""
+        if self._rank:
+            return
+        tensors, rows = self._training.state()
+        if not self.done():
+            self._store.save_checkpoint(self._network.cell, tensors, {"rows": rows})
+            return
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        self._store.write(self._network.cell, columns, networks.to_tensors(self._training.network), **hardware())
+        self._store.checkpoint_path(self._network.cell).unlink(missing_ok=True)
+
+
+def fit(
+    pending: list[Network], material: Material, store: Store, cluster: Cluster, on_row: Callable[[Network, dict[str, Any]], None]
+) -> None:
+    """Train all of ``pending`` (of one TrainingSpec's workers and threads) and write their cells.
+
+    Raises HarnessError that lists the trainings that failed, after the others have finished.
+    """
+    if not pending:
+        return
+    world, threads = pending[0].spec.workers, pending[0].spec.threads
+    if world * threads > cluster.workers and not cluster.local:
+        raise HarnessError(
+            f"a training of {world} workers with {threads} cores each does not fit the {cluster.workers} that the study may use "
+            "(compute.workers)"
+        )
+    failed = _fit_here(pending, material, store, on_row) if cluster.local else _tune(pending, material, store, cluster, on_row)
+    if failed:
+        raise HarnessError(f"{len(failed)} of {len(pending)} trainings failed:\n" + "\n".join(f"  {line}" for line in failed))
+
+
+def _fit_here(pending: list[Network], material: Material, store: Store, on_row: Callable[[Network, dict[str, Any]], None]) -> list[str]:
+    """One after the other in this process: no Ray, one worker each."""
+    failed, threads = [], torch.get_num_threads()
+    rank = Rank(store, material, threads=pending[0].spec.threads)
+    for network in pending:
+        try:
+            rank.open(network)
+            while not rank.done():
+                on_row(network, rank.epoch())
+        except HarnessError as error:
+            failed.append(f"{title(network)}: {error}")
+    torch.set_num_threads(threads)
+    return failed
+
+
+def _tune(
+    pending: list[Network], material: Material, store: Store, cluster: Cluster, on_row: Callable[[Network, dict[str, Any]], None]
+) -> list[str]:
+    """A Tuner over the pending cells, as many trials at once as fit."""
+    # Tune reads these when it is imported or run. Without its SIGINT handler, Ctrl-C ends the command.
+    os.environ.update(
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_DISABLE_SIGINT_HANDLER="1",
+        TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
+    )
+    import ray
+    from ray import tune
+
+    world, threads = pending[0].spec.workers, pending[0].spec.threads
+    bundle: dict[str, float] = {"CPU": threads} | ({"GPU": cluster.gpu_share} if cluster.gpus else {})
+    bundles = [bundle] if world == 1 else [{}, *[bundle] * world]
+    failed: list[str] = []
+
+    class Rows(tune.Callback):
+        def __reduce__(self) -> Any:
+            return tune.Callback, ()  # Tune pickles its settings for a restore of its own, which is not used
+
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+            network = pending[trial.config["position"]]
+            if "failure" in result:
+                failed.append(f"{title(network)}: {result['failure']}")
+            else:
+                on_row(network, result)
+
+    trial = tune.with_parameters(_trial_class(), store=store, material=ray.put(material), pending=pending)
+    scratch = store.root.resolve() / ".tune" / str(os.getpid())
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by us
+    try:
+        # Tune prints a box even when asked for silence.
+        with redirect_stdout(io.StringIO()):
+            results = tune.Tuner(
+                tune.with_resources(trial, tune.PlacementGroupFactory(bundles)),
+                param_space={"position": tune.grid_search(list(range(len(pending))))},
+                tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max(1, cluster.workers // (world * threads))),
+                run_config=tune.RunConfig(
+                    name="sweep", storage_path=str(scratch), verbose=0, callbacks=[Rows()],
+                    failure_config=tune.FailureConfig(max_failures=cluster.retries),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            ).fit()  # fmt: skip
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    crashed = [results[index] for index in range(len(results)) if results[index].error is not None]
+    return failed + [f"{title(pending[r.config['position']])}: {type(r.error).__name__}: {r.error}" for r in crashed if r.config]
+
+
+def _trial_class() -> type:
+    """The Trainable, made when it is needed: ray.tune is slow to import."""
+    import ray
+    from ray import tune
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    class Trial(tune.Trainable):
+        """Holds the ranks and moves them from cell to cell."""
+
+        def setup(  # type: ignore[override]  # tune.with_parameters adds the last three
+            self, config: dict[str, Any], store: Store, material: Any, pending: list[Network]
+        ) -> None:
+            self._pending = pending
+            self._store = store
+            self._material = material  # a reference: Ray maps what it names where an actor takes it as an argument
+            self._ranks: list[Any] = []
+            spec = pending[config["position"]].spec
+            if spec.workers == 1:
+                self._alone: Rank | None = Rank(store, ray.get(material), threads=spec.threads)
+            else:
+                self._alone = None
+                self._gather(spec.workers, spec.threads)
+            self._open(config)
+
+        def _gather(self, world: int, threads: int) -> None:
+            group, actor = ray.util.get_current_placement_group(), ray.remote(Rank)
+            assert group is not None, "a trial runs in its placement group"
+            bundle = group.bundle_specs[1]
+            for rank in range(world):
+                place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank + 1)
+                options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": place}
+                self._ranks.append(actor.options(**options).remote(self._store, self._material, rank, world, threads))
+            try:
+                address = ray.get(self._ranks[0].address.remote(), timeout=_GANG_TIMEOUT_S)
+                ray.get([rank.join.remote(address) for rank in self._ranks], timeout=_GANG_TIMEOUT_S)
+            except Exception:
+                # A rank lost in setup would leave Tune waiting for ever: end the others and let Tune start again.
+                self.cleanup()
+                raise
+
+        def _all(self, method: str, *arguments: Any) -> Any:
+            """Call every rank; rank 0's answer."""
+            if self._alone is not None:
+                return getattr(self._alone, method)(*arguments)
+            return ray.get([getattr(rank, method).remote(*arguments) for rank in self._ranks])[0]
+
+        def _open(self, config: dict[str, Any]) -> None:
+            self._failure: str | None = None
+            try:
+                self._all("open", self._pending[config["position"]])
+            except (HarnessError, ray.exceptions.RayTaskError) as error:
+                self._failure = self._reason(error)
+
+        def step(self) -> dict[str, Any]:
+            if self._failure is None:
+                try:
+                    row: dict[str, Any] = self._all("epoch")
+                    return row
+                except (HarnessError, ray.exceptions.RayTaskError) as error:
+                    self._failure = self._reason(error)
+            return {"failure": self._failure, "done": True}
+
+        @staticmethod
+        def _reason(error: Exception) -> str:
+            """A mistake of the study is told once; anything else is raised for Tune to try again."""
+            cause = getattr(error, "cause", error)
+            if not isinstance(cause, HarnessError):
+                raise error
+            return str(cause)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self._open(new_config)
+            return True
+
+        def cleanup(self) -> None:
+            for rank in self._ranks:
+                ray.kill(rank)
+            self._ranks = []
+
+    return Trial
+
+
+def title(network: Network) -> str:
+    """How messages call a training."""
+    named = [
+        f"{name.removeprefix('training_')}={value:g}" for name, value in network.cell.columns.items() if isinstance(value, float | int)
+    ]
+    attack = [network.cell.columns["training_attack"]] if network.cell.columns["training_attack"] else []
+    return " ".join([network.kind, *attack, *(name for name in named if not name.startswith("seed"))])

@@ -1,0 +1,176 @@
+"""The one epoch loop. It knows neither Ray nor which defense is running.
+
+A training is an ``Objective`` (what the samples of an epoch are, and what each one costs) and the
+settings of a ``TrainingSpec``. With several workers the batch is shared out and DDP averages the
+gradients; one worker needs no process group.
+"""
+
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness import networks, seeds
+from harness.datasets import Images
+from harness.errors import HarnessError
+from harness.spec import TrainingSpec
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What objectives are made from, on the training's device; images in the order of the split.
+
+    pixels uint8 [N, C, H, W]; labels, ids int64 [N]; distance float32 [N] (d_i of the bound);
+    teacher float32 [N, classes], log-probabilities of f1 on the clean images; adversarial float32
+    [N, C, H, W]. None where the objective does not use them.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    ids: Tensor
+    distance: Tensor | None = None
+    teacher: Tensor | None = None
+    adversarial: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The samples of one epoch and the loss of each.
+
+    ``batch(indices, epoch)`` -> (float32 images in the network's input space, targets) for int64
+    sample indices below ``samples``; ``loss(logits, targets)`` -> float32 [B].
+    """
+
+    samples: int
+    batch: Callable[[Tensor, int], tuple[Tensor, Tensor]]
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Per-sample cross entropy [B]."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def supervised(inputs: Inputs, settings: dict[str, Any]) -> Objective:
+    """Clean images and their labels: the base network f1 (paper IV)."""
+
+    def batch(indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        return networks.as_input(inputs.pixels[indices]), inputs.labels[indices]
+
+    return Objective(len(inputs.pixels), batch, cross_entropy)
+
+
+class Training:
+    """A training between epochs: network, optimiser and the rows measured so far.
+
+    ``rank`` and ``world`` say which part of every batch is this worker's; with world > 1 a process
+    group must exist. The global batches are the same for every world size.
+    """
+
+    def __init__(
+        self, network: networks.Classifier, objective: Objective, spec: TrainingSpec, seed: int, test: Images, rank: int = 0, world: int = 1
+    ) -> None:
+        self.device = networks.device()
+        self.network = network.to(self.device).requires_grad_(True)
+        self.objective, self.spec, self.seed, self.test = objective, spec, seed, test
+        self.rank, self.world = rank, world
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=spec.learning_rate)
+        self.rows: list[dict[str, Any]] = []
+        self._wrapped: nn.Module = nn.parallel.DistributedDataParallel(self.network) if world > 1 else self.network
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return len(self.rows) - 1
+
+    def start(self) -> dict[str, Any]:
+        """Row of epoch 0: the network as it comes."""
+        return self._row(None, 0, time.perf_counter())
+
+    def run_epoch(self) -> dict[str, Any]:
+        """One pass over the objective's samples and the clean test; the row of table ``training``.
+
+        Raises HarnessError where the loss is no longer finite.
+        """
+        began, epoch, size = time.perf_counter(), self.epoch + 1, self.spec.batch_size
+        order = torch.from_numpy(seeds.generator(self.seed, "order", epoch).permutation(self.objective.samples)).to(self.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._wrapped.train()
+        # Dropout has no other source than the global generator: seeded for the epoch, restored after.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seeds.derive(self.seed, "dropout", epoch, self.rank))
+            for begin in range(0, len(order), size):
+                total += self._step(order[begin : begin + size], epoch)
+        loss = float(self._sum(total)) / len(order)
+        if not math.isfinite(loss):
+            raise HarnessError(f"the loss of epoch {epoch} is {loss}: training diverged (learning rate {self.spec.learning_rate})")
+        return self._row(loss, len(order), began)
+
+    def _step(self, batch: Tensor, epoch: int) -> Tensor:
+        """One optimiser step on this worker's share of a global batch; the sum of the share's losses."""
+        mine = batch[self.rank :: self.world]
+        inputs, targets = self.objective.batch(mine if len(mine) else batch[:1], epoch)
+        losses = self.objective.loss(self._wrapped(inputs), targets)
+        # A last batch smaller than the world leaves ranks without a share: they take part with weight 0.
+        share = losses.sum() * (1.0 if len(mine) else 0.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        # DDP divides by the world size; the mean over the global batch divides by its length.
+        (share * (self.world / len(batch))).backward()
+        self.optimizer.step()
+        return share.detach().double()
+
+    def _sum(self, value: Tensor) -> Tensor:
+        if self.world > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+    def _row(self, loss: float | None, samples: int, began: float) -> dict[str, Any]:
+        trained = time.perf_counter() - began
+        mine = slice(self.rank, None, self.world)
+        predicted = networks.predict(self.network, self.test.pixels[mine], 256, self.device) if len(self.test.ids[mine]) else np.empty(0)
+        correct = torch.tensor(float((predicted == self.test.labels[mine]).sum()), device=self.device)
+        row = {
+            "epoch": self.epoch + 1,
+            "loss": loss,
+            "clean_accuracy": float(self._sum(correct)) / len(self.test.ids),
+            "images_per_s": samples / trained if samples else None,
+            "epoch_s": time.perf_counter() - began,
+            "device": device_name(self.device),
+            "world_size": self.world,
+        }
+        self.rows.append(row)
+        return row
+
+    # --- going on after an interruption: everything that an epoch depends on, as tensors and plain values ---
+
+    def state(self) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+        """Weights, Adam's moments, and the rows so far."""
+        tensors = {f"network/{name}": value for name, value in networks.to_tensors(self.network).items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam/{index}/{name}": value.detach().cpu().numpy() for name, value in moments.items()}
+        return tensors, self.rows
+
+    def restore(self, tensors: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> None:
+        """Go on from ``state()``; the next epoch is the one that would have followed."""
+        values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+        self.network.load_state_dict({name.removeprefix("network/"): v for name, v in values.items() if name.startswith("network/")})
+        optimizer = self.optimizer.state_dict()
+        optimizer["state"] = {}
+        for name, value in values.items():
+            if name.startswith("adam/"):
+                _, index, moment = name.split("/")
+                optimizer["state"].setdefault(int(index), {})[moment] = value
+        self.optimizer.load_state_dict(optimizer)
+        self.rows = list(rows)
+
+
+def device_name(device: torch.device) -> str:
+    """'cuda NVIDIA H100' or 'cpu x86_64'."""
+    return f"{device.type} {torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}"

@@ -1,0 +1,13 @@
+"""One step of a study: adversarial training (V-D).
+
+    ray submit cluster.yaml jobs/baselines.py -- cifar10 --data /data --results /shared/results
+
+Takes the arguments of `harness baselines`; runs on the Ray cluster that it finds, else on this machine.
+"""
+
+import sys
+
+from harness.cli import main
+
+if __name__ == "__main__":
+    main(["baselines", *sys.argv[1:]])

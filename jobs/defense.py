@@ -1,0 +1,13 @@
+"""One step of a study: the (k, n) grid of defended networks (III-C).
+
+    ray submit cluster.yaml jobs/defense.py -- cifar10 --data /data --results /shared/results
+
+Takes the arguments of `harness defense`; runs on the Ray cluster that it finds, else on this machine.
+"""
+
+import sys
+
+from harness.cli import main
+
+if __name__ == "__main__":
+    main(["defense", *sys.argv[1:]])

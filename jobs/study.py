@@ -1,0 +1,14 @@
+"""A whole study, all steps in order; what is finished is not done again.
+
+    ray submit cluster.yaml jobs/study.py -- --study cifar10 --data /data --results /shared/results
+
+Takes the arguments of `harness run`, the study's name with or without ``--study``; runs on the Ray
+cluster that it finds, else on this machine.
+"""
+
+import sys
+
+from harness.cli import main
+
+if __name__ == "__main__":
+    main(["run", *(argument.removeprefix("--study=") for argument in sys.argv[1:] if argument != "--study")])

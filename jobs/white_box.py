@@ -1,0 +1,13 @@
+"""One step of a study: PGD against f1 and the strongest defended network (V-E).
+
+    ray submit cluster.yaml jobs/white_box.py -- cifar10 --data /data --results /shared/results
+
+Takes the arguments of `harness white-box`; runs on the Ray cluster that it finds, else on this machine.
+"""
+
+import sys
+
+from harness.cli import main
+
+if __name__ == "__main__":
+    main(["white-box", *sys.argv[1:]])

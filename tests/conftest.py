@@ -1,0 +1,110 @@
+"""What several test modules share: a tiny study, its data, and one Ray for the whole session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+DATA = os.environ.get("HARNESS_DATA")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU and data tests say why they are skipped; tests that need Ray come last, so that it starts once."""
+    import torch
+
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))
+        if item.get_closest_marker("data") and not DATA:
+            item.add_marker(pytest.mark.skip(reason="HARNESS_DATA names no data folder"))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A small local Ray with four logical cores."""
+    import ray
+
+    ray.init(
+        address="local", num_cpus=4, include_dashboard=False, object_store_memory=150_000_000, log_to_driver=False, logging_level="ERROR"
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """A study that runs through all steps in seconds: 120 training and 40 test digits."""
+    return {
+        "name": "tiny",
+        "dataset": {"source": "digits", "train_limit": 120, "test_limit": 40},
+        "network": {"architecture": "convnet", "width": 4},
+        "base": {"epochs": 3, "learning_rate": 0.01, "batch_size": 32},
+        "attacks": {"fgsm": {"epsilon": [0.1, 0.3]}, "deepfool": {"steps": 10}},
+        "batch_size": 16,
+        "defense": {"k": [1, 2], "n": [2], "epochs": 1},
+        "adversarial_training": {"epochs": 1, "sources": [{"attack": "fgsm", "epsilon": 0.1}]},
+        "white_box": {"epsilon": [0.1], "step_divisors": [4], "steps": 3},
+        "compute": {"workers": 0},
+    }
+
+
+class Silence:
+    """A ``pipeline.Progress`` that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, int, int]] = []
+
+    def begin(self, step: str, total: int, unit: str, done: int) -> None:
+        self.begun.append((step, total, done))
+
+    def advance(self, step: str, amount: int = 1, note: str = "") -> None:
+        pass
+
+    def end(self, step: str) -> None:
+        pass
+
+
+def run_study(data: dict[str, Any], results: Path, **changes: Any) -> Any:
+    """Run all steps of a study given as plain data; the finished Run."""
+    from harness import pipeline, spec
+    from harness.store import Store
+
+    run = pipeline.prepare(spec.build({**data, **changes}), Store(results), None, Silence())
+    pipeline.run_steps(run)
+    return run
+
+
+def snapshot(results: Path) -> dict[str, dict[str, list[Any]]]:
+    """Every cell's measured values by path, without what is a matter of time and place."""
+    import pyarrow.parquet as pq
+
+    timed = {"attack_s", "epoch_s", "images_per_s", "device", "world_size"}
+    found = {}
+    for path in sorted(results.rglob("*.parquet")):
+        table = pq.ParquetFile(path).read()
+        found[str(path.relative_to(results))] = {n: table[n].to_pylist() for n in table.column_names if n not in timed}
+    return found
+
+
+def images(seed: int, count: int, classes: int, shape: tuple[int, int, int] = (1, 4, 4), values: int = 256) -> Any:
+    """Random images of some classes with ascending, gapped ids."""
+    from harness.datasets import Images
+
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(classes), rng.integers(0, classes, count - classes)])
+    return Images(
+        rng.integers(0, values, (count, *shape)).astype(np.uint8), labels.astype(np.int64), np.arange(count, dtype=np.int64) * 3 + 5
+    )

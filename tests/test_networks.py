@@ -1,0 +1,132 @@
+"""Networks: [0, 1] in, logits out; deterministic; weights in safetensors; pretrained weights found or asked for."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import images
+
+from harness import networks
+from harness.errors import HarnessError
+from harness.spec import NetworkSpec
+
+CONVNET = NetworkSpec(architecture="convnet", width=4)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 9, 13)])
+def test_convnet(shape):
+    pixels = images(0, 10, 3, shape=shape).pixels
+    network = networks.build(CONVNET, pixels, 3, seed=1).eval()
+    assert network(networks.as_input(torch.from_numpy(pixels))).shape == (10, 3)
+    again = networks.build(CONVNET, pixels, 3, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True))
+    other = networks.build(CONVNET, pixels, 3, seed=2)
+    assert any(not torch.equal(a, b) for a, b in zip(network.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_building_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    networks.build(CONVNET, images(0, 10, 3).pixels, 3, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_normalisation_is_inside():
+    pixels = images(0, 50, 3, shape=(3, 8, 8)).pixels
+    network = networks.build(CONVNET, pixels, 3, seed=0)
+    seen = []
+    network.body.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(networks.as_input(torch.from_numpy(pixels)))
+    assert seen[0].mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    assert (seen[0].std(dim=(0, 2, 3)) - 1).abs().max() < 1e-3
+
+
+def test_constant_images_do_not_divide_by_zero():
+    pixels = np.zeros((4, 1, 8, 8), np.uint8)
+    assert networks.build(CONVNET, pixels, 2, 0)(torch.zeros(1, 1, 8, 8)).isfinite().all()
+
+
+def test_round_trip_and_frozen():
+    pixels = images(0, 10, 3).pixels
+    first = networks.build(CONVNET, pixels, 3, seed=1).eval()
+    second = networks.from_tensors(networks.build(CONVNET, pixels, 3, seed=2), networks.to_tensors(first), torch.device("cpu"))
+    assert not second.training
+    assert not any(parameter.requires_grad for parameter in second.parameters())
+    assert np.array_equal(networks.predict(first, pixels, 4, torch.device("cpu")), networks.predict(second, pixels, 7, torch.device("cpu")))
+
+
+def test_uint8_and_float_images_give_the_same():
+    pixels = images(0, 10, 3).pixels
+    network = networks.build(CONVNET, pixels, 3, seed=1)
+    a, b = (torch.cat(list(networks.logits(network, x, 4, torch.device("cpu")))) for x in (pixels, pixels.astype(np.float32) / 255))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
+def test_vgg16(shape):
+    network = networks.build(NetworkSpec(architecture="vgg16"), images(0, 8, 2, shape=shape).pixels, 2, seed=0).eval()
+    with torch.no_grad():
+        assert network(torch.rand(2, *shape)).shape == (2, 2)
+
+
+@pytest.fixture(scope="module")
+def vgg_state():
+    from torchvision.models import vgg16
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return vgg16(weights=None).state_dict()
+
+
+def test_pretrained_from_safetensors(tmp_path, vgg_state):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "vgg.safetensors"
+    save_file(vgg_state, path)
+    spec = NetworkSpec(architecture="vgg16", pretrained=True, weights=str(path))
+    network = networks.build(spec, images(0, 8, 2, shape=(3, 32, 32)).pixels, 7, seed=0)
+    found = network.body.vgg.state_dict()
+    assert torch.equal(found["features.0.weight"], vgg_state["features.0.weight"])
+    assert torch.equal(found["classifier.3.weight"], vgg_state["classifier.3.weight"])
+    assert found["classifier.6.weight"].shape == (7, 4096)
+    assert torch.allclose(network.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+    assert len(networks.pretrained_digest(spec)) == 64
+    del vgg_state["features.0.bias"]
+    save_file(vgg_state, path)
+    with pytest.raises(HarnessError, match=r"does not hold torchvision's VGG16: 1 tensors differ, the first is 'features.0.bias'"):
+        networks.build(spec, images(0, 8, 2, shape=(3, 32, 32)).pixels, 7, seed=0)
+
+
+def test_no_weights_and_no_network_names_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def fail(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    spec = NetworkSpec(architecture="vgg16", pretrained=True)
+    with pytest.raises(HarnessError, match=r"no route to host.*network.weights=FILE.*network.pretrained=false"):
+        networks.pretrained_digest(spec)
+    with pytest.raises(HarnessError, match=r"no file 'nowhere'.*network.pretrained=false"):
+        networks.pretrained_digest(NetworkSpec(architecture="vgg16", pretrained=True, weights="nowhere"))
+
+
+class Evil:
+    def __reduce__(self):
+        return (pytest.fail, ("a weights file was unpickled",))
+
+
+@pytest.mark.parametrize("name", ["evil.safetensors", "evil.pth"])
+def test_a_pickle_is_never_loaded(tmp_path, name):
+    (tmp_path / name).write_bytes(pickle.dumps({"features.0.weight": Evil()}))
+    spec = NetworkSpec(architecture="vgg16", pretrained=True, weights=str(tmp_path / name))
+    with pytest.raises(HarnessError, match=r"not a safetensors file|its sha256 differs"):
+        networks.build(spec, images(0, 8, 2, shape=(3, 32, 32)).pixels, 2, seed=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (1, 3, 8)])
+def test_images_that_do_not_fit(shape):
+    with pytest.raises(HarnessError, match="at least 4 x 4 pixels, got"):
+        networks.build(CONVNET, images(0, 4, 2, shape=shape).pixels, 2, 0)

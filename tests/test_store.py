@@ -1,0 +1,138 @@
+"""Cells: addressed by content, written once and whole, damage found."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from harness.errors import HarnessError
+from harness.store import Cell, Store
+
+NAMES = {"k": 1.0, "n": 2, "training_attack": None, "training_epsilon": None, "seed": 0}
+ROWS = {
+    "epoch": [0, 1], "loss": [None, 0.5], "clean_accuracy": [0.1, 0.9], "images_per_s": [None, 10.0], "epoch_s": [0.0, 1.0],
+    "device": ["cpu", "cpu"], "world_size": [1, 1],
+}  # fmt: skip
+
+
+def cell(**spec):
+    return Cell("training", {"dataset": "digits", "training": "vib"}, NAMES, {"epochs": 1, **spec}, ("abc",))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results").open()
+
+
+def test_the_key_follows_from_spec_and_needs():
+    assert cell().key == cell().key
+    assert len({cell().key, cell(epochs=2).key, cell(x=1).key}) == 3
+    other = Cell("training", {"dataset": "digits", "training": "vib"}, NAMES, {"epochs": 1}, ("abd",))
+    assert other.key != cell().key
+    assert str(cell().path) == f"training/dataset=digits/training=vib/{cell().key}.parquet"
+
+
+def test_round_trip(store):
+    tensors = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    assert not store.is_done(cell())
+    store.write(cell(), ROWS, tensors, cores=2)
+    assert store.is_done(cell())
+    table = store.read(cell())
+    assert table["loss"].to_pylist() == [None, 0.5]
+    assert table["k"].to_pylist() == [1.0, 1.0]
+    assert table["cell"].to_pylist() == [cell().key] * 2
+    assert np.array_equal(store.tensors(cell())["w"], tensors["w"])
+    meta = json.loads(pq.read_schema(store.root / cell().path).metadata[b"harness"])
+    assert meta["spec"] == {"epochs": 1}
+    assert meta["facts"] == {"cores": 2}
+    assert [damage for _, damage in store.verify()] == [None]
+    assert not list(store.root.rglob("*.tmp"))
+
+
+def test_columns_are_described(store):
+    store.write(cell(), ROWS)
+    assert all(field.metadata[b"meaning"] for field in pq.read_schema(store.root / cell().path))
+
+
+def damage_tail(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("kind", ["flipped", "truncated", "empty", "tensors flipped", "tensors gone", "renamed"])
+def test_damage_is_found_and_named(store, kind):
+    many = {name: values * 500 for name, values in ROWS.items()}
+    many["clean_accuracy"] = list(np.random.default_rng(0).random(1000))
+    store.write(cell(), many, {"w": np.ones(100, np.float32)})
+    path = store.root / cell().path
+    tensors = path.with_suffix(".safetensors")
+    if kind == "flipped":
+        damage_tail(path, path.stat().st_size // 2)
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "tensors flipped":
+        damage_tail(tensors, tensors.stat().st_size - 5)
+    elif kind == "tensors gone":
+        tensors.unlink()
+    else:
+        path.rename(path.with_name("0" * 16 + ".parquet"))
+    ((_, found),) = store.verify()
+    assert found is not None
+    if kind in ("truncated", "empty", "tensors gone", "renamed"):
+        assert not store.is_done(cell())
+    if kind == "flipped":
+        with pytest.raises(HarnessError, match=r"damaged.*run again"):
+            store.read(cell())
+    if kind == "tensors flipped":
+        with pytest.raises(HarnessError, match=r"damaged.*run again"):
+            store.tensors(cell())
+
+
+def test_a_failed_write_leaves_nothing(store, monkeypatch):
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        store.write(cell(), ROWS)
+    monkeypatch.undo()
+    assert not store.is_done(cell())
+    assert not [path for path in (store.root / "training").rglob("*") if path.is_file()]
+
+
+def test_checkpoints(store):
+    assert store.load_checkpoint(cell()) is None
+    store.save_checkpoint(cell(), {"a": np.eye(2, dtype=np.float32)}, {"rows": [{"epoch": 0, "loss": None}]})
+    tensors, state = store.load_checkpoint(cell())
+    assert np.array_equal(tensors["a"], np.eye(2))
+    assert state == {"rows": [{"epoch": 0, "loss": None}]}
+    path = store.checkpoint_path(cell())
+    path.write_bytes(path.read_bytes()[:-3])
+    assert store.load_checkpoint(cell()) is None
+
+
+def test_studies_keep_the_order_of_recording(store):
+    store.record_study("b", {"name": "b"}, [cell()])
+    store.record_study("a", {"name": "a"}, [])
+    assert list(store.studies()) == ["b", "a"]
+    assert store.studies()["b"]["cells"] == [{"key": cell().key, "table": "training", "path": cell().path.as_posix()}]
+
+
+def test_another_version_is_refused_and_left_alone(store):
+    marker = store.root / "harness.json"
+    marker.write_text('{"schema_version": 99}')
+    with pytest.raises(HarnessError, match=r"schema version 99.*reads and writes 1"):
+        store.open()
+    assert marker.read_text() == '{"schema_version": 99}'
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HarnessError, match="cannot be written"):
+        Store(tmp_path / "file" / "results").open()
+
+
+def test_no_results_yet(tmp_path):
+    with pytest.raises(HarnessError, match="holds no results"):
+        Store(tmp_path).check_version()
