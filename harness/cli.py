@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,10 @@ def _run(
     store = Store(results.resolve())
     with Display(console) as display:
         prepared = pipeline.prepare(study, store, data, display)
+        # MLflow's import and its database take seconds: made while the study runs.
+        warming = threading.Thread(target=tracking.warm_up, args=(store,), daemon=True)
+        if pipeline.unfinished(prepared, steps):
+            warming.start()
         made = pipeline.run_steps(prepared, steps)
         tracked = tracking.sync(store, study.name)
     console.print(f"{made} cells made, {tracked} MLflow runs written; results in '{results}'", highlight=False)
@@ -118,7 +123,7 @@ def _run(
             f"  harness ui{where}                        MLflow: compare the networks, links are printed\n"
             f"  harness sql{where} \"from black_box\"      any question to the Parquet tables\n"
             f"  harness verify{where}                    read every file back with checksums",
-            highlight=False, markup=False,
+            highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
 
 
@@ -135,7 +140,7 @@ def tables(names: tuple[str, ...], kind: str, study: str | None, results: Path) 
     _print_tables(_store(results), study, names, kind)
 
 
-def _print_tables(store: Any, study: str | None, names: tuple[str, ...], kind: str) -> None:
+def _print_tables(store: Any, study: str | None, names: tuple[str, ...], kind: Any) -> None:
     from harness import report
 
     report.show(report.connect(store, study or _latest(store)), names, kind)
@@ -153,7 +158,7 @@ def _latest(store: Any) -> str:
 @click.option("--format", "kind", type=click.Choice(["rich", "md", "csv"]), default="rich", show_default=True)
 @click.option("--study", default=None, help="Only this study's results.  [default: all]")
 @_results
-def sql(query: str, kind: str, study: str | None, results: Path) -> None:
+def sql(query: str, kind: Any, study: str | None, results: Path) -> None:
     """Ask the Parquet tables: bound, attack, evaluation, training, and the views table2 to table7, white_box, effectiveness."""
     from harness import report
 
@@ -177,21 +182,22 @@ def verify(results: Path) -> None:
 
 @main.command()
 @click.option("--port", type=int, default=5000, show_default=True)
-@_study_option
 @_results
-def ui(port: int, study: str | None, results: Path) -> None:
+def ui(port: int, results: Path) -> None:
     """Start MLflow's UI on this machine (127.0.0.1) and print the links that open the runs and their comparison."""
     from harness import tracking
 
     store = _store(results)
-    name = study or _latest(store)
-    if name not in store.studies():
-        from harness.errors import did_you_mean
+    for name in store.studies():
+        tracking.sync(store, name)
 
-        raise HarnessError(f"no study '{name}' in '{results}'{did_you_mean(name, store.studies())}")
-    tracking.serve(
-        store, name, port=port, on_ready=lambda links: click.echo("\n".join(f"{what:<12} {link}" for what, link in links.items()))
-    )
+    def show(found: dict[str, dict[str, str]]) -> None:
+        for name, links in found.items():
+            click.echo(f"{name}\n" + "\n".join(f"  {what:<8} {link}" for what, link in links.items()))
+        click.echo("Ctrl-C ends it.")
+
+    click.echo("starting MLflow ...")
+    tracking.serve(store, port=port, on_ready=show)
 
 
 @main.command()

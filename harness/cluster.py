@@ -6,6 +6,7 @@ then runs tasks one by one. With ``workers: 0`` the same functions run in this p
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,8 +50,8 @@ class Cluster:
     ) -> Iterator[tuple[int, Any]]:
         """(position, run(state, task)) for every task in any order, where state = build(*arguments) on each worker.
 
-        ``arguments`` may hold what ``share`` returned. A crashed worker is started again and repeats
-        the task it was at; what a task raises is raised here.
+        ``arguments`` may hold what ``share`` returned. A crashed worker is replaced and its tasks are
+        repeated; what a task raises is raised here.
         """
         if not tasks:
             return
@@ -60,15 +61,12 @@ class Cluster:
             return
         import ray
 
-        share = self.gpu_share if gpu else 0.0
-        holder = ray.remote(_Holder).options(num_cpus=1, num_gpus=share, max_restarts=self.retries, max_task_retries=-1)
-        # In a list, so that Ray hands references over as they are; the driver keeps what they name alive.
-        workers: list[Any] = [holder.remote(build, run, list(arguments)) for _ in range(min(self.workers, len(tasks)))]
+        options = {"num_cpus": 1, "num_gpus": self.gpu_share if gpu else 0.0}
+        pool = _Pool(lambda: ray.remote(_Holder).options(**options).remote(build, run, list(arguments)), self.retries)
         try:
-            yield from _dispatch(workers, tasks)
+            yield from pool.run(tasks, min(self.workers, len(tasks)))
         finally:
-            for worker in workers:
-                ray.kill(worker)
+            pool.close()
 
 
 class _Holder:
@@ -84,32 +82,58 @@ class _Holder:
         return self._run(self._state, task)
 
 
-def _dispatch(workers: list[Any], tasks: list[Any]) -> Iterator[tuple[int, Any]]:
-    """Keep every worker a task ahead; yield results as they come."""
-    import ray
+class _Pool:
+    """Actors kept a task ahead. A lost one is replaced and its tasks are repeated, each at most ``retries`` times.
 
-    waiting = iter(enumerate(tasks))
-    pending: dict[Any, tuple[int, Any]] = {}
+    (Ray's own restarts do the same, but warn at every start that the shared images must outlive the actor.)
+    """
 
-    def submit(worker: Any) -> None:
-        for position, task in waiting:
-            pending[worker.call.remote(task)] = (position, worker)
-            return
+    def __init__(self, start: Callable[[], Any], retries: int) -> None:
+        self._start, self._retries = start, retries
+        self._workers: list[Any] = []
 
-    for _ in range(_IN_FLIGHT):
-        for worker in workers:
-            submit(worker)
-    while pending:
-        (done,), _ = ray.wait(list(pending), num_returns=1)
-        position, worker = pending.pop(done)
-        submit(worker)
-        try:
-            result = ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except ray.exceptions.RayActorError as error:
-            raise HarnessError(f"a worker crashed again and again (task {position} of {len(tasks)}): {error}") from error
-        yield position, result
+    def run(self, tasks: list[Any], count: int) -> Iterator[tuple[int, Any]]:
+        """(position, result) for every task, as they come."""
+        import ray
+
+        self._workers = [self._start() for _ in range(count)]
+        waiting, attempts = deque(range(len(tasks))), [0] * len(tasks)
+        pending: dict[Any, tuple[int, int]] = {}  # reference -> position of the task, of its worker
+
+        def submit(place: int) -> None:
+            if waiting:
+                position = waiting.popleft()
+                pending[self._workers[place].call.remote(tasks[position])] = (position, place)
+
+        for place in list(range(count)) * _IN_FLIGHT:
+            submit(place)
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            position, place = pending.pop(done)
+            try:
+                result = ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except ray.exceptions.RayActorError as error:
+                attempts[position] += 1
+                if attempts[position] > self._retries:
+                    raise HarnessError(f"a worker crashed again and again (task {position} of {len(tasks)}): {error}") from error
+                # All that this worker had in hand is lost with it.
+                lost = [reference for reference, (_, at) in pending.items() if at == place]
+                waiting.extendleft([position, *(pending.pop(reference)[0] for reference in lost)])
+                self._workers[place] = self._start()
+                for _ in range(_IN_FLIGHT):
+                    submit(place)
+                continue
+            submit(place)
+            yield position, result
+
+    def close(self) -> None:
+        """End the workers."""
+        import ray
+
+        for worker in self._workers:
+            ray.kill(worker)
 
 
 @contextmanager
@@ -118,10 +142,8 @@ def connect(compute: ComputeSpec) -> Iterator[Cluster]:
     if compute.workers == 0:
         yield Cluster(workers=1, gpus=0, retries=0, local=True)
         return
-    # Set before ray reads them: no usage reports, and none of its C++ log lines among the progress bars
-    # (one warns of restartable actors whose arguments are references; ours outlive the actors).
+    # Set before ray reads them: no usage reports, and no warning of how it will treat workers without a GPU.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 

@@ -182,7 +182,11 @@ def _subset(spec: DatasetSpec, name: str, split: _Split, classes: np.ndarray, se
     if limit is not None and limit < len(keep):
         keep = keep[_stratified(split.labels[keep], limit, _generator(seed, name))]
     ids = split.ids[keep]
-    return Images(np.ascontiguousarray(split.read(ids)), np.searchsorted(classes, split.labels[keep]).astype(np.int64), ids)
+    pixels = split.read(ids)
+    # Flattened and shaped anew for canonical strides: a grey image's channel axis may have any, and torch
+    # picks another kernel, with other last bits, when they look like channels_last.
+    pixels = np.ascontiguousarray(pixels).reshape(-1).reshape(pixels.shape)
+    return Images(pixels, np.searchsorted(classes, split.labels[keep]).astype(np.int64), ids)
 
 
 def _stratified(labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:

@@ -29,11 +29,11 @@ def attack_block(
     The attack starts from the network's prediction (the paper's protocol) or the true label.
     """
     on = networks.device()
-    clean = networks.as_input(torch.from_numpy(images.pixels).to(on))
+    clean = networks.as_input(networks.to_tensor(images.pixels, on))
     predicted = _predict(network, clean)
-    started = torch.from_numpy(images.labels).to(on) if protocol == "label" else predicted
+    started = networks.to_tensor(images.labels, on) if protocol == "label" else predicted
     began = time.perf_counter()
-    made = attacks.perturb(network, clean, started, torch.from_numpy(images.ids).to(on), settings, seed)
+    made = attacks.perturb(network, clean, started, networks.to_tensor(images.ids, on), settings, seed)
     # One gradient serves every epsilon: the time is the block's, shared out evenly.
     seconds = (time.perf_counter() - began) / (len(images.ids) * len(made))
     results = []

@@ -175,7 +175,7 @@ def to_tensors(network: nn.Module) -> dict[str, np.ndarray]:
 
 def from_tensors(network: Classifier, tensors: dict[str, np.ndarray], to: torch.device) -> Classifier:
     """``network`` with the stored weights, on a device, in eval mode, its parameters frozen."""
-    network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()})
+    network.load_state_dict({name: to_tensor(value, to) for name, value in tensors.items()})
     return network.to(to).eval().requires_grad_(False)
 
 
@@ -187,12 +187,17 @@ def logits(network: nn.Module, images: np.ndarray, batch_size: int, on: torch.de
     network.eval()
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            yield network(as_input(torch.from_numpy(images[start : start + batch_size]).to(on))).cpu()
+            yield network(as_input(to_tensor(images[start : start + batch_size], on))).cpu()
 
 
 def predict(network: nn.Module, images: np.ndarray, batch_size: int, on: torch.device) -> np.ndarray:
     """Predicted classes int64 [N]."""
     return np.concatenate([block.argmax(1).numpy() for block in logits(network, images, batch_size, on)])
+
+
+def to_tensor(array: np.ndarray, on: torch.device) -> Tensor:
+    """A copy on the device: arrays mapped from a store are read-only, which torch does not know."""
+    return torch.from_numpy(np.array(array)).to(on)
 
 
 def as_input(images: Tensor) -> Tensor:

@@ -113,6 +113,17 @@ def run_steps(run: Run, names: tuple[str, ...] = ALL_STEPS) -> int:
         run.close()
 
 
+def unfinished(run: Run, names: tuple[str, ...] = ALL_STEPS) -> bool:
+    """Whether anything of the named steps is left to do."""
+    cells = {
+        "bound": list(run.plan.bounds.values()), "base": [run.plan.base.cell],
+        "attack": [cell for attack in run.plan.attacks for cell in attack.cells],
+        "defense": [network.cell for network in run.plan.defenses], "baselines": [network.cell for network in run.plan.baselines],
+        "black-box": [e.cell for e in run.plan.black_box], "white-box": [e.cell for e in _white_box_cells(run)],
+    }  # fmt: skip
+    return any(run.missing(cells[name]) for name in names)
+
+
 # --- III-A: the bound -----------------------------------------------------------------------------
 
 
@@ -202,7 +213,7 @@ def _distances(run: Run) -> np.ndarray:
     rows = run.store.read(run.plan.bounds["train"])
     rows = rows.filter(pc.equal(rows["neighbours"], run.study.neighbours)).sort_by("image_id")
     assert np.array_equal(rows["image_id"].to_numpy(), run.dataset.train.ids), "the bound is of other images"
-    distances: np.ndarray = rows["distance"].to_numpy()
+    distances: np.ndarray = rows["distance"].to_numpy().astype(np.float32)
     return distances
 
 
@@ -328,6 +339,11 @@ class _Tester:
     """The state of a worker that attacks or tests: the study, the images, and the network it used last."""
 
     def __init__(self, study: Study, store: Store, dataset: datasets.Dataset) -> None:
+        import torch
+
+        # One core a worker, also where the work runs in this process: another number of threads sums in another
+        # order, and the last bits decide on which side DeepFool's images lie.
+        torch.set_num_threads(1)
         self._study, self._store, self._dataset = study, store, dataset
         self._loaded: tuple[str, Any] = ("", None)
 

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _LINE_EVERY_S = 15.0  # where the output is no terminal, e.g. a log file
 
@@ -20,7 +20,7 @@ class Display:
             TimeElapsedColumn(), TimeRemainingColumn(compact=True), TextColumn("[dim]{task.fields[note]}"),
             console=console, disable=not console.is_terminal,
         )  # fmt: skip
-        self._tasks: dict[str, tuple[int, float]] = {}
+        self._tasks: dict[str, tuple[TaskID, float]] = {}
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -43,10 +43,10 @@ class Display:
     def advance(self, step: str, amount: int = 1, note: str = "") -> None:
         """Some of the step's work is done."""
         task, _ = self._tasks[step]
-        self._bars.update(task, advance=amount, **({"note": note} if note else {}))
+        bar = self._bars.tasks[task]
+        self._bars.update(task, advance=amount, note=note or bar.fields["note"])
         if not self._console.is_terminal and time.monotonic() - self._last_line > _LINE_EVERY_S:
             self._last_line = time.monotonic()
-            bar = self._bars.tasks[task]
             self._console.print(f"{step:<10} {bar.completed:.0f} of {bar.total:.0f} {bar.fields['unit']} {note}")
 
     def end(self, step: str) -> None:

@@ -147,13 +147,21 @@ class Store:
         pq.write_table(
             table, sink, compression="zstd", write_page_checksum=True,
             use_dictionary=[name for name in schema.names if name not in floats],
-            use_byte_stream_split=floats,  # type: ignore[arg-type]
+            use_byte_stream_split=floats,
         )  # fmt: skip
         _write_atomically(path, sink.getvalue().to_pybytes())
 
     def read(self, cell: Cell) -> pa.Table:
         """The cell's rows, page checksums verified; HarnessError names a damaged file."""
-        return _read(self.root / cell.path)
+        return self.rows(cell.path)
+
+    def rows(self, path: Path | str) -> pa.Table:
+        """The rows of the file at a path below the root, checked as by ``read``."""
+        return _read(self.root / path)
+
+    def metadata(self, path: Path | str) -> dict[str, Any]:
+        """What made the file at a path below the root: key, table, partition, columns, spec, needs, facts."""
+        return _metadata(self.root / path)
 
     def tensors(self, cell: Cell) -> dict[str, np.ndarray]:
         """The cell's tensors, their digest verified; HarnessError names a damaged file."""

@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -183,7 +183,8 @@ def _tune(
     world, threads = pending[0].spec.workers, pending[0].spec.threads
     bundle: dict[str, float] = {"CPU": threads} | ({"GPU": cluster.gpu_share} if cluster.gpus else {})
     bundles = [bundle] if world == 1 else [{}, *[bundle] * world]
-    failed: list[str] = []
+    failed: dict[str, str] = {}
+    crashed: dict[int, str] = {}
 
     class Rows(tune.Callback):
         def __reduce__(self) -> Any:
@@ -192,17 +193,21 @@ def _tune(
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
             network = pending[trial.config["position"]]
             if "failure" in result:
-                failed.append(f"{title(network)}: {result['failure']}")
+                failed[title(network)] = f"{title(network)}: {result['failure']}"
             else:
                 on_row(network, result)
 
-    trial = tune.with_parameters(_trial_class(), store=store, material=ray.put(material), pending=pending)
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            error = trial.get_pickled_error() or trial.get_error()
+            crashed[trial.config["position"]] = str(error).strip().splitlines()[-1] if error else ""
+
+    trial = tune.with_parameters(_trial_class(), store=store, material=(ray.put(material),), pending=pending)
     scratch = store.root.resolve() / ".tune" / str(os.getpid())
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by us
     try:
         # Tune prints a box even when asked for silence.
         with redirect_stdout(io.StringIO()):
-            results = tune.Tuner(
+            tune.Tuner(
                 tune.with_resources(trial, tune.PlacementGroupFactory(bundles)),
                 param_space={"position": tune.grid_search(list(range(len(pending))))},
                 tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max(1, cluster.workers // (world * threads))),
@@ -214,8 +219,11 @@ def _tune(
             ).fit()  # fmt: skip
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    crashed = [results[index] for index in range(len(results)) if results[index].error is not None]
-    return failed + [f"{title(pending[r.config['position']])}: {type(r.error).__name__}: {r.error}" for r in crashed if r.config]
+        with suppress(OSError):
+            scratch.parent.rmdir()
+    # Not every way in which Tune gives a trial up leaves an error: what counts is whether the cell is there.
+    lost = [position for position, network in enumerate(pending) if not store.is_done(network.cell) and title(network) not in failed]
+    return [*failed.values(), *(f"{title(pending[p])}: {crashed.get(p) or 'its process ended again and again'}" for p in lost)]
 
 
 def _trial_class() -> type:
@@ -232,11 +240,12 @@ def _trial_class() -> type:
         ) -> None:
             self._pending = pending
             self._store = store
-            self._material = material  # a reference: Ray maps what it names where an actor takes it as an argument
+            # A reference, in a tuple so that Tune passes it on as it is; Ray maps what it names in each rank.
+            (self._material,) = material
             self._ranks: list[Any] = []
             spec = pending[config["position"]].spec
             if spec.workers == 1:
-                self._alone: Rank | None = Rank(store, ray.get(material), threads=spec.threads)
+                self._alone: Rank | None = Rank(store, ray.get(self._material), threads=spec.threads)
             else:
                 self._alone = None
                 self._gather(spec.workers, spec.threads)
@@ -245,11 +254,10 @@ def _trial_class() -> type:
         def _gather(self, world: int, threads: int) -> None:
             group, actor = ray.util.get_current_placement_group(), ray.remote(Rank)
             assert group is not None, "a trial runs in its placement group"
-            bundle = group.bundle_specs[1]
-            for rank in range(world):
-                place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank + 1)
-                options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": place}
-                self._ranks.append(actor.options(**options).remote(self._store, self._material, rank, world, threads))
+            # Any bundle of the trial's: they are alike, one for each rank (Tune drops the empty first one).
+            place, bundle = PlacementGroupSchedulingStrategy(group), group.bundle_specs[-1]
+            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": place}
+            self._ranks = [actor.options(**options).remote(self._store, self._material, rank, world, threads) for rank in range(world)]
             try:
                 address = ray.get(self._ranks[0].address.remote(), timeout=_GANG_TIMEOUT_S)
                 ray.get([rank.join.remote(address) for rank in self._ranks], timeout=_GANG_TIMEOUT_S)

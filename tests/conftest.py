@@ -37,8 +37,16 @@ def ray_session() -> Iterator[None]:
     """A small local Ray with four logical cores."""
     import ray
 
+    # Workers import the functions that tests define.
+    here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
     ray.init(
-        address="local", num_cpus=4, include_dashboard=False, object_store_memory=150_000_000, log_to_driver=False, logging_level="ERROR"
+        address="local",
+        runtime_env=here,
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=150_000_000,
+        log_to_driver=False,
+        logging_level="ERROR",
     )
     yield
     ray.shutdown()

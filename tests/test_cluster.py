@@ -1,0 +1,90 @@
+"""Spreading work: results by position whatever the number of workers; crashes repeated; errors told."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.cluster import connect
+from harness.errors import HarnessError
+from harness.spec import ComputeSpec
+
+
+def build(values, factor):
+    return values * factor
+
+
+def run(state, task):
+    return state[task] + os.getpid() * 0
+
+
+def fail(state, task):
+    if task == 3:
+        raise HarnessError("image 3 is truncated")
+    return task
+
+
+def crash_once(state, task):
+    """Kill this process at task 4, the first time only."""
+    marker = Path(state)
+    if task == 4 and not marker.exists():
+        marker.write_text("")
+        os.kill(os.getpid(), 9)
+    time.sleep(0.01)
+    return task * task
+
+
+def crash_always(state, task):
+    os.kill(os.getpid(), 9)
+
+
+def same(state):
+    return state
+
+
+VALUES = np.arange(20)
+
+
+def test_here():
+    with connect(ComputeSpec(workers=0)) as cluster:
+        assert cluster.local
+        assert dict(cluster.map(build, (cluster.share(VALUES), 3), run, list(range(20)))) == {i: 3 * i for i in range(20)}
+        assert dict(cluster.map(build, (VALUES, 3), run, [])) == {}
+        with pytest.raises(HarnessError, match="image 3"):
+            list(cluster.map(same, (0,), fail, list(range(5))))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [1, 3])
+def test_over_actors(ray_session, workers):
+    with connect(ComputeSpec(workers=workers)) as cluster:
+        found = dict(cluster.map(build, (cluster.share(VALUES), 3), run, list(range(20))))
+    assert found == {i: 3 * i for i in range(20)}
+
+
+@pytest.mark.ray
+def test_an_error_of_a_worker_is_raised_here_as_it_is(ray_session):
+    with connect(ComputeSpec(workers=2)) as cluster, pytest.raises(HarnessError, match=r"^image 3 is truncated"):
+        list(cluster.map(same, (0,), fail, list(range(6))))
+
+
+@pytest.mark.ray
+def test_a_crashed_worker_repeats_its_task(ray_session, tmp_path):
+    with connect(ComputeSpec(workers=2)) as cluster:
+        found = dict(cluster.map(same, (str(tmp_path / "crashed"),), crash_once, list(range(10))))
+    assert (tmp_path / "crashed").exists()
+    assert found == {i: i * i for i in range(10)}
+
+
+@pytest.mark.ray
+def test_a_worker_that_always_crashes_is_given_up(ray_session):
+    with connect(ComputeSpec(workers=1, retries=1)) as cluster, pytest.raises(HarnessError, match="crashed again and again"):
+        list(cluster.map(same, (0,), crash_always, [0]))
+
+
+@pytest.mark.ray
+def test_more_workers_than_cores(ray_session):
+    with pytest.raises(HarnessError, match="99 workers need a core each, the Ray cluster has 4"), connect(ComputeSpec(workers=99)):
+        pass

@@ -1,0 +1,184 @@
+"""A whole study: its rows against numbers recomputed from what was saved; resumed, and again."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import Silence, run_study, snapshot
+
+from harness import networks, pipeline, spec
+from harness.errors import HarnessError
+from harness.store import Store
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The tiny study, run once without Ray."""
+    from conftest import tiny as fixture
+
+    data = fixture.__wrapped__() if hasattr(fixture, "__wrapped__") else fixture.__pytest_wrapped__.obj()
+    results = tmp_path_factory.mktemp("finished")
+    return run_study(data, results), data, results
+
+
+def model(run, network):
+    pixels = run.dataset.train.pixels
+    fresh = networks.build(run.study.network, pixels, len(run.dataset.classes), 0)
+    return networks.from_tensors(fresh, run.store.tensors(network.cell), torch.device("cpu"))
+
+
+def test_all_cells_are_there_and_whole(finished):
+    run, _, results = finished
+    recorded = run.store.studies()["tiny"]["cells"]
+    assert len(recorded) == 2 + 4 + 4 + 16 + 2
+    assert all((results / cell["path"]).exists() for cell in recorded)
+    assert [damage for _, damage in run.store.verify() if damage] == []
+    assert not list(results.rglob("*.checkpoint")) + list(results.rglob("*.tmp"))
+
+
+def test_evaluations_equal_what_the_saved_weights_say_of_the_saved_images(finished):
+    run, _, _ = finished
+    for evaluation in run.plan.black_box:
+        rows = run.store.read(evaluation.cell)
+        images = run.dataset.test.pixels if evaluation.images is None else run.store.tensors(evaluation.images)["adversarial"]
+        predicted = networks.predict(model(run, evaluation.network), images, 40, torch.device("cpu"))
+        assert rows["prediction"].to_pylist() == predicted.tolist()
+        assert rows["label"].to_pylist() == run.dataset.test.labels.tolist()
+        assert rows["image_id"].to_pylist() == run.dataset.test.ids.tolist()
+
+
+def test_attack_rows_are_measured_on_the_saved_images(finished):
+    run, _, _ = finished
+    for attack in run.plan.attacks:
+        images = getattr(run.dataset, attack.split)
+        for cell in attack.cells:
+            rows, saved = run.store.read(cell), run.store.tensors(cell)["adversarial"]
+            assert saved.dtype == np.float32
+            change = np.abs(saved.astype(np.float64) - (images.pixels.astype(np.float32) / np.float32(255)))
+            flat = change.reshape(len(saved), -1)
+            assert np.allclose(rows["mean_l1"].to_numpy(), flat.mean(1), atol=1e-9)
+            assert np.allclose(rows["linf"].to_numpy(), flat.max(1), atol=1e-9)
+            assert np.allclose(rows["l2"].to_numpy(), np.sqrt((flat**2).sum(1)), atol=1e-9)
+            assert rows["l0"].to_pylist() == (flat > 0).sum(1).tolist()
+            f1 = model(run, run.plan.base)
+            assert rows["adversarial_predicted"].to_pylist() == networks.predict(f1, saved, 16, torch.device("cpu")).tolist()
+            assert rows["predicted"].to_pylist() == networks.predict(f1, images.pixels, 16, torch.device("cpu")).tolist()
+
+
+def test_the_strongest_is_the_best_on_clean_images(finished):
+    run, _, _ = finished
+    accuracy = {}
+    for evaluation in run.plan.black_box:
+        if evaluation.images is None and evaluation.network.kind == "vib":
+            rows = run.store.read(evaluation.cell)
+            accuracy[evaluation.network.cell.key] = np.mean(rows["prediction"].to_numpy() == rows["label"].to_numpy())
+    assert accuracy[pipeline.strongest(run).cell.key] == max(accuracy.values())
+
+
+def test_again_makes_nothing_and_needs_no_data(finished, monkeypatch):
+    _, data, results = finished
+    before = snapshot(results)
+    monkeypatch.setattr("harness.datasets.load", lambda *_: pytest.fail("a finished study loads no images"))
+    silence = Silence()
+    run = pipeline.prepare(spec.build(data), Store(results), None, silence)
+    assert pipeline.run_steps(run) == 0
+    assert snapshot(results) == before
+    assert all(total == 0 for _, total, _ in silence.begun)
+
+
+def test_what_is_lost_is_made_again_the_same(finished, tmp_path):
+    """Delete one cell of each kind: exactly those are remade, and the values are those that were there."""
+    import shutil
+
+    run, data, results = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(results, copy)
+    before = snapshot(copy)
+    lost = [run.plan.bounds["test"], run.plan.attacks[1].cells[0], run.plan.defenses[1].cell, run.plan.black_box[5].cell]
+    for cell in lost:
+        (copy / cell.path).unlink()
+    again = pipeline.prepare(spec.build(data), Store(copy), None, Silence())
+    # An attack's epsilons share one gradient and are made together, but only those missing count.
+    assert pipeline.run_steps(again) == 4
+    assert snapshot(copy) == before
+
+
+@pytest.mark.parametrize(
+    ("step", "first"), [("attack", "base"), ("defense", "base"), ("baselines", "base"), ("black-box", "base"), ("white-box", "base")]
+)
+def test_a_step_alone_names_what_it_lacks(tiny, tmp_path, step, first):
+    run = pipeline.prepare(spec.build(tiny), Store(tmp_path), None, Silence())
+    with pytest.raises(HarnessError, match=f"'{step}' starts from what '{first}' makes.*harness {first} tiny"):
+        pipeline.run_steps(run, (step,))
+
+
+def test_steps_one_by_one_equal_the_whole(finished, tiny, tmp_path):
+    _, _, results = finished
+    for step in reversed(pipeline.ALL_STEPS[:2]):  # base needs no bound
+        pipeline.run_steps(pipeline.prepare(spec.build(tiny), Store(tmp_path), None, Silence()), (step,))
+    for step in pipeline.ALL_STEPS[2:]:
+        pipeline.run_steps(pipeline.prepare(spec.build(tiny), Store(tmp_path), None, Silence()), (step,))
+    assert snapshot(tmp_path) == snapshot(results)
+
+
+@pytest.mark.parametrize("moment", ["attack", "epoch", "evaluation"])
+def test_interrupted_anywhere_ends_the_same(finished, tiny, tmp_path, monkeypatch, moment):
+    _, _, results = finished
+    from harness import training
+
+    target = {"attack": "attack_block", "evaluation": "white_box_block"}.get(moment)
+    calls = 0
+
+    def stop(original):
+        def wrapped(*arguments):
+            nonlocal calls
+            calls += 1
+            if calls == 5:
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        if target:
+            from harness import evaluation
+
+            patch.setattr(evaluation, target, stop(getattr(evaluation, target)))
+        else:
+            patch.setattr(training.Training, "run_epoch", stop(training.Training.run_epoch))
+        with pytest.raises(KeyboardInterrupt):
+            run_study(tiny, tmp_path)
+    done = set(snapshot(tmp_path))
+    again = pipeline.prepare(spec.build(tiny), Store(tmp_path), None, Silence())
+    assert pipeline.run_steps(again) == len(snapshot(tmp_path)) - len(done)
+    assert snapshot(tmp_path) == snapshot(results)
+
+
+def test_a_diverging_training_is_told_and_the_others_finish(tiny, tmp_path, monkeypatch):
+    from harness import defense
+
+    original = defense.objective
+
+    def objective(inputs, settings):
+        made = original(inputs, settings)
+        return made if settings["k"] != 1 else type(made)(made.samples, made.batch, lambda logits, _: logits.sum(1) * torch.nan)
+
+    monkeypatch.setitem(__import__("harness.sweep", fromlist=["OBJECTIVES"]).OBJECTIVES, "vib", objective)
+    with pytest.raises(HarnessError, match=r"1 of 2 trainings failed:\n  vib k=1 n=2: the loss of epoch 1 is nan"):
+        run_study(tiny, tmp_path)
+    store = Store(tmp_path)
+    run = pipeline.prepare(spec.build(tiny), store, None, Silence())
+    assert [store.is_done(network.cell) for network in run.plan.defenses] == [False, True]
+
+
+# --- over Ray -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_the_number_of_workers_changes_no_number(finished, tiny, tmp_path, ray_session):
+    """This process alone against two workers on Ray: every value of every table, and the weights, bit for bit."""
+    _, _, results = finished
+    run_study(tiny, tmp_path, compute={"workers": 2})
+    assert snapshot(tmp_path) == snapshot(results)
+    for cell in Store(tmp_path).studies()["tiny"]["cells"]:
+        path = (tmp_path / cell["path"]).with_suffix(".safetensors")
+        assert not path.exists() or path.read_bytes() == (results / path.relative_to(tmp_path)).read_bytes()
