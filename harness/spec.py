@@ -236,6 +236,9 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _sources_are_attacks(self) -> Self:
+        for reserved in ("none", "clean"):
+            if reserved in self.attacks:
+                raise ValueError(f"attacks.{reserved}: an attack can't have the name by which tables call clean images")
         for position, source in enumerate(self.adversarial_training.sources):
             where = f"adversarial_training.sources.{position}"
             attack = self.attacks.get(source.attack)

@@ -64,6 +64,7 @@ def test_all_mistakes_at_once():
         ("adversarial_training.sources=[{attack: fgms}]", r"sources.0: unknown attack 'fgms'; did you mean 'fgsm'\?"),
         ("adversarial_training.sources=[{attack: fgsm}]", r"epsilon of 'fgsm' must be one of \[0.1, 0.2, 0.3\], got None"),
         ("adversarial_training.sources=[{attack: jsma, epsilon: 0.1}]", r"'jsma' has no epsilon, got 0.1"),
+        ("attacks.none={method: jsma}", "attacks.none: an attack can't have the name"),
         ("network.pretrained=true", "'pretrained' needs architecture 'vgg16'"),
         ("dataset.folder=x", "'folder' belongs to source 'parquet'"),
         ("attacks={}", "should have at least 1 item"),
