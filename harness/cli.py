@@ -141,9 +141,9 @@ def tables(names: tuple[str, ...], kind: str, study: str | None, results: Path) 
 
 
 def _print_tables(store: Any, study: str | None, names: tuple[str, ...], kind: Any) -> None:
-    from harness import report
+    from harness import report, views
 
-    report.show(report.connect(store, study or _latest(store)), names, kind)
+    report.show(views.connect(store, study or _latest(store)), names, kind)
 
 
 def _latest(store: Any) -> str:
@@ -160,9 +160,9 @@ def _latest(store: Any) -> str:
 @_results
 def sql(query: str, kind: Any, study: str | None, results: Path) -> None:
     """Ask the Parquet tables: bound, attack, evaluation, training, and the views table2 to table7, white_box, effectiveness."""
-    from harness import report
+    from harness import report, views
 
-    report.show_query(report.connect(_store(results), study), query, kind)
+    report.show_query(views.connect(_store(results), study), query, kind)
 
 
 @main.command()
@@ -186,6 +186,7 @@ def verify(results: Path) -> None:
 def ui(port: int, results: Path) -> None:
     """Start MLflow's UI on this machine (127.0.0.1) and print the links that open the runs and their comparison."""
     from harness import tracking
+    from harness.ui import serve
 
     store = _store(results)
     for name in store.studies():
@@ -197,7 +198,7 @@ def ui(port: int, results: Path) -> None:
         click.echo("Ctrl-C ends it.")
 
     click.echo("starting MLflow ...")
-    tracking.serve(store, port=port, on_ready=show)
+    serve(store, port=port, on_ready=show)
 
 
 @main.command()

@@ -20,9 +20,13 @@ _IN_FLIGHT = 2  # tasks queued at a worker, so that it never waits for the drive
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the work is spread over. ``local``: this process alone."""
+    """What the work is spread over: ``workers`` that use GPUs where there are some, ``cores`` for work that never does.
+
+    ``local``: this process alone.
+    """
 
     workers: int
+    cores: int
     gpus: float
     retries: int
     local: bool
@@ -64,7 +68,7 @@ class Cluster:
         options = {"num_cpus": 1, "num_gpus": self.gpu_share if gpu else 0.0}
         pool = _Pool(lambda: ray.remote(_Holder).options(**options).remote(build, run, list(arguments)), self.retries)
         try:
-            yield from pool.run(tasks, min(self.workers, len(tasks)))
+            yield from pool.run(tasks, min(self.workers if gpu else self.cores, len(tasks)))
         finally:
             pool.close()
 
@@ -140,7 +144,7 @@ class _Pool:
 def connect(compute: ComputeSpec) -> Iterator[Cluster]:
     """A running Ray cluster where there is one (RAY_ADDRESS, or this machine's), else one started here and stopped after."""
     if compute.workers == 0:
-        yield Cluster(workers=1, gpus=0, retries=0, local=True)
+        yield Cluster(workers=1, cores=1, gpus=0, retries=0, local=True)
         return
     # Set before ray reads them: no usage reports, and no warning of how it will treat workers without a GPU.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -162,7 +166,7 @@ def connect(compute: ComputeSpec) -> Iterator[Cluster]:
         workers = compute.workers or int(gpus) or cores
         if workers > cores:
             raise HarnessError(f"compute.workers: {workers} workers need a core each, the Ray cluster has {cores}")
-        yield Cluster(workers=workers, gpus=gpus, retries=compute.retries, local=False)
+        yield Cluster(workers, compute.workers or cores, gpus, compute.retries, local=False)
     finally:
         if not was_connected:
             ray.shutdown()

@@ -29,7 +29,7 @@ from harness.cluster import Cluster
 from harness.datasets import Images
 from harness.errors import HarnessError
 from harness.plan import Network
-from harness.spec import NetworkSpec
+from harness.spec import NetworkSpec, TrainingSpec
 from harness.store import Store, hardware
 
 OBJECTIVES: dict[str, Callable[[training.Inputs, dict[str, Any]], training.Objective]] = {
@@ -141,15 +141,20 @@ def fit(
     """
     if not pending:
         return
-    world, threads = pending[0].spec.workers, pending[0].spec.threads
-    if world * threads > cluster.workers and not cluster.local:
+    spec = pending[0].spec
+    if not cluster.local and not _trials_at_once(spec, cluster):
         raise HarnessError(
-            f"a training of {world} workers with {threads} cores each does not fit the {cluster.workers} that the study may use "
-            "(compute.workers)"
+            f"a training of {spec.workers} workers with {spec.threads} cores each does not fit the {cluster.workers} "
+            f"{'GPUs' if cluster.gpus else 'cores'} that the study may use (compute.workers)"
         )
     failed = _fit_here(pending, material, store, on_row) if cluster.local else _tune(pending, material, store, cluster, on_row)
     if failed:
         raise HarnessError(f"{len(failed)} of {len(pending)} trainings failed:\n" + "\n".join(f"  {line}" for line in failed))
+
+
+def _trials_at_once(spec: TrainingSpec, cluster: Cluster) -> int:
+    """Trainings side by side within what the study may use; how they fit the nodes is Tune's matter."""
+    return cluster.workers // (spec.workers if cluster.gpus else spec.workers * spec.threads)
 
 
 def _fit_here(pending: list[Network], material: Material, store: Store, on_row: Callable[[Network, dict[str, Any]], None]) -> list[str]:
@@ -210,7 +215,7 @@ def _tune(
             tune.Tuner(
                 tune.with_resources(trial, tune.PlacementGroupFactory(bundles)),
                 param_space={"position": tune.grid_search(list(range(len(pending))))},
-                tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=max(1, cluster.workers // (world * threads))),
+                tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=_trials_at_once(pending[0].spec, cluster)),
                 run_config=tune.RunConfig(
                     name="sweep", storage_path=str(scratch), verbose=0, callbacks=[Rows()],
                     failure_config=tune.FailureConfig(max_failures=cluster.retries),

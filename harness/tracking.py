@@ -11,14 +11,6 @@ import json
 import logging
 import math
 import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +30,6 @@ CONTENT_VERSION = 1  # raised when a run is made differently from the same cells
 HEADLINE = "acc/_worst"  # the underscore sorts it first, which makes it the charts' default
 _DATABASE = "mlflow.db"
 _BATCH = 900  # MLflow takes 1000 items a call, parameters included
-_START_TIMEOUT_S = 60
 
 Attacked = tuple[str, float | None]  # name and epsilon of a black-box attack
 
@@ -70,7 +61,7 @@ class _Run:
 
 def tracking_uri(store: Store) -> str:
     """The results root's own MLflow database, an absolute path: MLflow's default depends on the current folder."""
-    return f"sqlite:///{_database(store)}"
+    return f"sqlite:///{database_path(store)}"
 
 
 def warm_up(store: Store) -> None:
@@ -92,7 +83,7 @@ def sync(store: Store, study: str, uri: str | None = None, progress: Callable[[i
     own = uri is None or uri == tracking_uri(store)
     uri = uri or tracking_uri(store)
     overall = _digest(CONTENT_VERSION, uri, sorted(entry["key"] for entry in entries))
-    if own and _database(store).exists() and _marker(store, study).get("digest") == overall:
+    if own and database_path(store).exists() and _marker(store, study).get("digest") == overall:
         return 0
     networks = _networks(store, [entry["path"] for entry in entries])
     names = _metric_names(networks)
@@ -141,35 +132,9 @@ def links(store: Store, study: str, base_url: str = "http://127.0.0.1:5000") -> 
     }
 
 
-def serve(
-    store: Store, port: int = 5000, host: str = "127.0.0.1", on_ready: Callable[[dict[str, dict[str, str]]], None] | None = None
-) -> None:
-    """Run MLflow's user interface until Ctrl-C; ``on_ready`` gets study -> `links` once it answers.
-
-    It has no authentication: any host but the loopback shows the results to everyone who reaches it.
-    """
-    if not _database(store).exists():
-        raise HarnessError(f"'{_database(store)}' does not exist: `harness run STUDY` writes it, at once where the results are there")
-    _check_port(host, port)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1", "--no-serve-artifacts"]
-    command += ["--backend-store-uri", tracking_uri(store), "--default-artifact-root", _artifacts(store)]
-    # With its job runners the server is 15 processes and takes five times as long to answer.
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    base_url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-    with tempfile.TemporaryFile() as log, _termination_unwinds():
-        # Its own session: the group can be ended as a whole, and Ctrl-C reaches only this process.
-        child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        try:
-            _wait_for(f"{base_url}/health", child)
-            if on_ready:
-                on_ready({study: links(store, study, base_url) for study in store.studies() if _marker(store, study).get("runs")})
-            child.wait()
-        except KeyboardInterrupt:
-            return
-        finally:
-            _end(child)
-        log.seek(0)
-        raise HarnessError(f"MLflow's server ended by itself:\n{log.read().decode(errors='replace')[-2000:].strip()}")
+def has_runs(store: Store, study: str) -> bool:
+    """Whether the last sync of the study left runs: what `links` needs."""
+    return bool(_marker(store, study).get("runs"))
 
 
 # --- what a run is made from ---
@@ -276,7 +241,7 @@ def _client(store: Store, uri: str) -> Any:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    database = _database(store)
+    database = database_path(store)
     try:
         if uri == tracking_uri(store) and not database.exists():
             # Made under another name: one whose creation was cut off would stay half migrated, and unusable, for ever.
@@ -296,7 +261,7 @@ def _experiment(client: Any, dataset: str, owner: Store | None) -> str:
     """The id of the data set's experiment."""
     found = client.get_experiment_by_name(dataset)
     if found is None:
-        return str(client.create_experiment(dataset, _artifacts(owner) if owner else None))
+        return str(client.create_experiment(dataset, artifact_root(owner) if owner else None))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
@@ -346,14 +311,14 @@ def _write(client: Any, experiment: str, run: _Run, tags: Mapping[str, str]) -> 
     return made
 
 
-# --- files and processes ---
+# --- files ---
 
 
-def _database(store: Store) -> Path:
+def database_path(store: Store) -> Path:
     return store.root.resolve() / _DATABASE
 
 
-def _artifacts(store: Store) -> str:
+def artifact_root(store: Store) -> str:
     """Never written, but MLflow insists on a place and would take one in the current folder."""
     return (store.root.resolve() / ".mlflow-artifacts").as_uri()
 
@@ -384,45 +349,3 @@ def _locked(store: Store) -> Iterator[None]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _check_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            raise HarnessError(f"port {port} of {host} cannot be used ({error}): choose another with --port") from error
-
-
-def _wait_for(url: str, child: subprocess.Popen[bytes]) -> None:
-    """Return once the address answers or the child has ended; HarnessError when it takes too long."""
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while child.poll() is None:
-        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
-            return
-        if time.monotonic() > deadline:
-            raise HarnessError(f"MLflow's server did not answer at {url} within {_START_TIMEOUT_S} s")
-        time.sleep(0.1)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the child's whole process group: politely, then not."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, sign)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=5)
-
-
-@contextmanager
-def _termination_unwinds() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that no server is left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

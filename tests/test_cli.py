@@ -127,7 +127,9 @@ def test_a_truncated_image_file(tmp_path, study):
     for split, encoded in (("train", [whole] * 5 + [whole[:40]]), ("test", [whole] * 2)):
         table = pa.table({"image": [{"bytes": one, "path": None} for one in encoded], "label": [i % 2 for i in range(len(encoded))]})
         pq.write_table(table, folder / f"{split}.parquet")
-    message = refused("run", study(dataset={"source": "parquet", "folder": "mine"}), "--data", tmp_path / "data", "--results", tmp_path / "r")
+    message = refused(
+        "run", study(dataset={"source": "parquet", "folder": "mine"}), "--data", tmp_path / "data", "--results", tmp_path / "r"
+    )
     assert "train.parquet, row 5: cannot be read; truncated or corrupt?" in message
 
 

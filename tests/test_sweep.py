@@ -86,5 +86,5 @@ def _with_marker(folder):
 def test_a_training_that_does_not_fit(tiny, tmp_path, ray_session):
     from harness.errors import HarnessError
 
-    with pytest.raises(HarnessError, match="a training of 3 workers with 1 cores each does not fit the 2"):
+    with pytest.raises(HarnessError, match="a training of 3 workers with 1 cores each does not fit the 2 cores"):
         run(tiny, tmp_path, 2, workers=3)

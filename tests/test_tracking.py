@@ -3,12 +3,8 @@
 import json
 import math
 import os
-import signal
-import socket
 import subprocess
 import sys
-import urllib.request
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -188,39 +184,11 @@ def test_links_open_the_studys_runs(store: Store) -> None:
     assert view["selectedColumns"][:3] == ["metrics.`acc/_worst`", "metrics.`acc/clean`", "metrics.`acc/deepfool`"]
 
 
-def test_mistakes_are_told(store: Store, tmp_path: Path) -> None:
+def test_mistakes_are_told(store: Store) -> None:
     with pytest.raises(HarnessError, match="no study 'minii'.*did you mean 'mini'"):
         tracking.sync(store, "minii")
     with pytest.raises(HarnessError, match="has no runs in MLflow"):
         tracking.links(store, "other")
-    with pytest.raises(HarnessError, match="harness run STUDY"):
-        tracking.serve(Store(tmp_path).open())
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(HarnessError, match="choose another with --port"):
-            tracking.serve(store, port=taken.getsockname()[1])
-
-
-def test_the_server_answers_and_leaves_nothing_behind(store: Store) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    script = "import sys; from pathlib import Path; from harness import tracking; from harness.store import Store\n"
-    script += "tracking.serve(Store(Path(sys.argv[1])), int(sys.argv[2]), on_ready=lambda links: print(links['mini']['runs'], flush=True))"
-    command = [sys.executable, "-c", script, str(store.root), str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            assert server.stdout.readline().startswith(f"http://127.0.0.1:{port}/#/experiments/")
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
-                assert b"MLflow" in answer.read()
-        finally:
-            server.send_signal(signal.SIGINT)
-        rest = server.communicate(timeout=30)
-    assert (server.returncode, *rest) == (0, "", "")
-    with socket.socket() as gone, pytest.raises(ConnectionRefusedError):
-        gone.connect(("127.0.0.1", port))
 
 
 def test_a_deleted_database_is_rebuilt_by_two_at_once_without_a_word(store: Store) -> None:

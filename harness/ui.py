@@ -1,0 +1,95 @@
+"""MLflow's user interface over the runs that `tracking` writes: a process of its own, ended with this one.
+
+MLflow is started, not imported.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from harness.errors import HarnessError
+from harness.store import Store
+from harness.tracking import artifact_root, database_path, has_runs, links, tracking_uri
+
+_START_TIMEOUT_S = 60
+
+
+def serve(
+    store: Store, port: int = 5000, host: str = "127.0.0.1", on_ready: Callable[[dict[str, dict[str, str]]], None] | None = None
+) -> None:
+    """Run MLflow's user interface until Ctrl-C; ``on_ready`` gets study -> `links` once it answers.
+
+    It has no authentication: any host but the loopback shows the results to everyone who reaches it.
+    """
+    if not database_path(store).exists():
+        raise HarnessError(f"'{database_path(store)}' does not exist: `harness run STUDY` writes it, at once where the results are there")
+    _check_port(host, port)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1", "--no-serve-artifacts"]
+    command += ["--backend-store-uri", tracking_uri(store), "--default-artifact-root", artifact_root(store)]
+    # With its job runners the server is 15 processes and takes five times as long to answer.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    base_url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    with tempfile.TemporaryFile() as log, _termination_unwinds():
+        # Its own session: the group can be ended as a whole, and Ctrl-C reaches only this process.
+        child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        try:
+            _wait_for(f"{base_url}/health", child)
+            if on_ready:
+                on_ready({study: links(store, study, base_url) for study in store.studies() if has_runs(store, study)})
+            child.wait()
+        except KeyboardInterrupt:
+            return
+        finally:
+            _end(child)
+        log.seek(0)
+        raise HarnessError(f"MLflow's server ended by itself:\n{log.read().decode(errors='replace')[-2000:].strip()}")
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise HarnessError(f"port {port} of {host} cannot be used ({error}): choose another with --port") from error
+
+
+def _wait_for(url: str, child: subprocess.Popen[bytes]) -> None:
+    """Return once the address answers or the child has ended; HarnessError when it takes too long."""
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while child.poll() is None:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        if time.monotonic() > deadline:
+            raise HarnessError(f"MLflow's server did not answer at {url} within {_START_TIMEOUT_S} s")
+        time.sleep(0.1)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the child's whole process group: politely, then not."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=5)
+
+
+@contextmanager
+def _termination_unwinds() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, so that no server is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
