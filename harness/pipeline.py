@@ -199,7 +199,7 @@ def _train(run: Run, step: str, wanted: tuple[Network, ...]) -> int:
         )
 
         def on_row(network: Network, row: dict[str, Any]) -> None:
-            run.progress.advance(step, 1, f"{sweep.title(network)}: clean {100 * row['clean_accuracy']:.1f} %")
+            run.progress.advance(step, 1, f"{network.title}: clean {100 * row['clean_accuracy']:.1f} %")
 
         sweep.fit(todo, material, run.store, run.cluster, on_row)
     run.progress.end(step)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.spec import AttackSpec, Pgd, Study, TrainingSpec
+from harness.spec import AttackSpec, Pgd, Study, TrainingSpec, epsilon_text
 from harness.store import Cell
 
 SPLITS = ("train", "test")
@@ -24,6 +24,11 @@ class Network:
     spec: TrainingSpec
     settings: Mapping[str, Any]
     adversarial: Cell | None = None  # training images of adversarial training
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return network_title(self.kind, self.cell.columns)
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,14 @@ def white_box(plan: Plan, networks: tuple[Network, ...]) -> tuple[Evaluation, ..
         for epsilon in spec.epsilon
         for divisor in spec.step_divisors
     )  # fmt: skip
+
+
+def network_title(training: str, columns: Mapping[str, Any]) -> str:
+    """'base', 'vib k=1 n=10', 'adversarial fgsm 8/255': a network by its plain columns."""
+    named = [f"{name}={columns[name]:g}" for name in ("k", "n") if columns[name] is not None]
+    attack = [columns["training_attack"]] if columns["training_attack"] else []
+    epsilon = [epsilon_text(columns["training_epsilon"])] if columns["training_epsilon"] is not None else []
+    return " ".join([training, *named, *attack, *epsilon])
 
 
 def _data_identity(study: Study, fingerprint: str, split: str) -> dict[str, Any]:

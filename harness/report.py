@@ -18,6 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from harness.errors import HarnessError, did_you_mean
+from harness.spec import epsilon_text
 from harness.views import Row, query
 
 Format = Literal["rich", "md", "csv"]
@@ -215,12 +216,7 @@ def _training(row: Row) -> str:
 
 
 def _epsilon(epsilon: float | None) -> str:
-    """8/255 where it is a whole number of grey levels and no short decimal (0.2 is 51/255, too), else 0.3."""
-    if epsilon is None:
-        return ""
-    levels = round(epsilon * 255)
-    whole = abs(epsilon * 255 - levels) < 1e-6 and abs(epsilon - round(epsilon, 2)) > 1e-9
-    return f"{levels}/255" if whole else f"{epsilon:g}"
+    return "" if epsilon is None else epsilon_text(epsilon)
 
 
 # --- printing ---------------------------------------------------------------------------------------

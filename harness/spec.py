@@ -27,6 +27,13 @@ def _fraction(value: Any) -> Any:
     return float(match[1]) / float(match[2]) if match else value
 
 
+def epsilon_text(epsilon: float) -> str:
+    """8/255 where it is a whole number of grey levels and no short decimal (0.2 is 51/255, too), else 0.3."""
+    levels = round(epsilon * 255)
+    whole = abs(epsilon * 255 - levels) < 1e-6 and abs(epsilon - round(epsilon, 2)) > 1e-9
+    return f"{levels}/255" if whole else f"{epsilon:g}"
+
+
 def _not_zero(value: float) -> float:
     """A step of JSMA must change a pixel, or its loop has no end."""
     if abs(value) < 1e-3:

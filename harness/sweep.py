@@ -167,7 +167,7 @@ def _fit_here(pending: list[Network], material: Material, store: Store, on_row: 
             while not rank.done():
                 on_row(network, rank.epoch())
         except HarnessError as error:
-            failed.append(f"{title(network)}: {error}")
+            failed.append(f"{network.title}: {error}")
     torch.set_num_threads(threads)
     return failed
 
@@ -198,7 +198,7 @@ def _tune(
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
             network = pending[trial.config["position"]]
             if "failure" in result:
-                failed[title(network)] = f"{title(network)}: {result['failure']}"
+                failed[network.title] = f"{network.title}: {result['failure']}"
             else:
                 on_row(network, result)
 
@@ -227,8 +227,8 @@ def _tune(
         with suppress(OSError):
             scratch.parent.rmdir()
     # Not every way in which Tune gives a trial up leaves an error: what counts is whether the cell is there.
-    lost = [position for position, network in enumerate(pending) if not store.is_done(network.cell) and title(network) not in failed]
-    return [*failed.values(), *(f"{title(pending[p])}: {crashed.get(p) or 'its process ended again and again'}" for p in lost)]
+    lost = [position for position, network in enumerate(pending) if not store.is_done(network.cell) and network.title not in failed]
+    return [*failed.values(), *(f"{pending[p].title}: {crashed.get(p) or 'its process ended again and again'}" for p in lost)]
 
 
 def _trial_class() -> type:
@@ -311,12 +311,3 @@ def _trial_class() -> type:
             self._ranks = []
 
     return Trial
-
-
-def title(network: Network) -> str:
-    """How messages call a training."""
-    named = [
-        f"{name.removeprefix('training_')}={value:g}" for name, value in network.cell.columns.items() if isinstance(value, float | int)
-    ]
-    attack = [network.cell.columns["training_attack"]] if network.cell.columns["training_attack"] else []
-    return " ".join([network.kind, *attack, *(name for name in named if not name.startswith("seed"))])

@@ -23,7 +23,9 @@ from urllib.parse import quote, urlencode
 import numpy as np
 
 from harness.errors import HarnessError, did_you_mean
+from harness.plan import network_title
 from harness.records import SCHEMA_VERSION
+from harness.spec import epsilon_text
 from harness.store import STUDIES, Store
 
 CONTENT_VERSION = 1  # raised when a run is made differently from the same cells: runs of another version are made anew
@@ -155,7 +157,10 @@ def _metric_names(networks: list[_Network]) -> dict[Attacked, str]:
     found = {_attacked(meta) for n in networks for _, meta in n.evaluations if meta["partition"]["access"] == "black_box"}
     counts = Counter(name for name, _ in found)
     ordered = sorted(found, key=lambda attacked: (attacked[0], attacked[1] or 0))
-    return {(name, eps): f"acc/{name}" + (f"_{_fraction(eps).replace('/', '_')}" if counts[name] > 1 else "") for name, eps in ordered}
+    return {
+        (name, eps): f"acc/{name}" + (f"_{epsilon_text(eps).replace('/', '_')}" if eps is not None and counts[name] > 1 else "")
+        for name, eps in ordered
+    }
 
 
 def _attacked(meta: Mapping[str, Any]) -> Attacked:
@@ -174,10 +179,12 @@ def _run(store: Store, network: _Network, names: Mapping[Attacked, str]) -> _Run
     for row in rows:
         now += int(1000 * (row["epoch_s"] or 0))
         metrics += [(f"train/{name}", row[name], now, row["epoch"]) for name in ("loss", "clean_accuracy", "images_per_s")]
-    params = {"training": meta["partition"]["training"], **meta["columns"], **meta["spec"]["training"]}
+    # MLflow's comparison starts with the first parameters by name that differ: k and n come before train/.
+    settings = {f"train/{name}": value for name, value in meta["spec"]["training"].items()}
+    params = {"training": meta["partition"]["training"], **meta["columns"], **settings}
     params["architecture"] = meta["spec"]["architecture"]["architecture"]
     return _Run(
-        _title(meta),
+        network_title(meta["partition"]["training"], meta["columns"]),
         {"cell": meta["key"], "results": network.path, "dataset": meta["partition"]["dataset"], "schema_version": str(SCHEMA_VERSION)},
         {name: _plain(value) for name, value in params.items() if value is not None},
         # MLflow gives an infinity back as 1.8e308.
@@ -205,22 +212,6 @@ def _accuracies(store: Store, network: _Network, names: Mapping[Attacked, str]) 
     if black_box.keys() == {"acc/clean", *names.values()}:
         result.insert(0, (HEADLINE, float(np.logical_and.reduce(list(black_box.values())).mean()), 0))
     return result + white_box
-
-
-def _title(meta: Mapping[str, Any]) -> str:
-    """'base', 'vib k=1 n=10', 'adversarial fgsm 8/255'."""
-    kind, columns = meta["partition"]["training"], meta["columns"]
-    shown = [f"{name}={_plain(columns[name])}" for name in ("k", "n") if columns[name] is not None]
-    shown += [columns["training_attack"]] if columns["training_attack"] else []
-    shown += [_fraction(columns["training_epsilon"])] if columns["training_epsilon"] is not None else []
-    return " ".join([kind, *shown])
-
-
-def _fraction(epsilon: float | None) -> str:
-    """8/255 rather than 0.0314."""
-    if epsilon is None:
-        return "none"
-    return f"{round(255 * epsilon)}/255" if abs(255 * epsilon - round(255 * epsilon)) < 1e-6 else f"{epsilon:g}"
 
 
 def _plain(value: Any) -> str:

@@ -86,9 +86,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_one_run_a_network_with_its_parameters(store: Store) -> None:
     found = runs(store)
     assert set(found) == {"base", "vib k=1 n=10", "vib k=2.5 n=10", "adversarial fgsm 8/255"}
-    shared = {"learning_rate": "0.001", "batch_size": "128", "architecture": "convnet", "seed": "0"}
-    assert found["base"].data.params == {"training": "base", "epochs": "2", **shared}
-    assert found["vib k=2.5 n=10"].data.params == {"training": "vib", "k": "2.5", "n": "10", "epochs": "1", **shared}
+    shared = {"train/learning_rate": "0.001", "train/batch_size": "128", "architecture": "convnet", "seed": "0"}
+    assert found["base"].data.params == {"training": "base", "train/epochs": "2", **shared}
+    assert found["vib k=2.5 n=10"].data.params == {"training": "vib", "k": "2.5", "n": "10", "train/epochs": "1", **shared}
     adversarial = found["adversarial fgsm 8/255"].data.params
     assert adversarial.pop("training_epsilon") == f"{8 / 255:.10g}"
     assert adversarial == {"training": "adversarial", "training_attack": "fgsm", "epochs": "1", **shared}
