@@ -91,7 +91,7 @@ def test_one_run_a_network_with_its_parameters(store: Store) -> None:
     assert found["vib k=2.5 n=10"].data.params == {"training": "vib", "k": "2.5", "n": "10", "train/epochs": "1", **shared}
     adversarial = found["adversarial fgsm 8/255"].data.params
     assert adversarial.pop("training_epsilon") == f"{8 / 255:.10g}"
-    assert adversarial == {"training": "adversarial", "training_attack": "fgsm", "epochs": "1", **shared}
+    assert adversarial == {"training": "adversarial", "training_attack": "fgsm", "train/epochs": "1", **shared}
 
 
 def test_a_run_says_where_it_comes_from(store: Store) -> None:
