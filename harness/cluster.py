@@ -5,6 +5,7 @@ then runs tasks one by one. With ``workers: 0`` the same functions run in this p
 """
 
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -33,8 +34,8 @@ class Cluster:
 
     @property
     def gpu_share(self) -> float:
-        """GPUs of one worker or training rank: whole ones where there are enough, else a fraction."""
-        return min(1.0, self.gpus / self.workers) if self.gpus else 0.0
+        """GPUs of one worker or training rank: a whole one, or a share that fits one GPU so often as is needed."""
+        return 1 / math.ceil(self.workers / self.gpus) if self.gpus else 0.0
 
     def share(self, value: Any) -> Any:
         """Put a value where all workers read it without a copy; keep what comes back alive."""

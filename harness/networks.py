@@ -73,8 +73,10 @@ def _vgg16(channels: int, size: tuple[int, int], classes: int, spec: NetworkSpec
 BODIES: dict[str, Callable[[int, tuple[int, int], int, NetworkSpec], nn.Module]] = {"convnet": _convnet, "vgg16": _vgg16}
 
 
-def build(spec: NetworkSpec, pixels: np.ndarray, classes: int, seed: int) -> Classifier:
+def build(spec: NetworkSpec, pixels: np.ndarray, classes: int, seed: int, initial: bool = True) -> Classifier:
     """A freshly initialised network for images like ``pixels`` (uint8 [N, C, H, W], the training images).
+
+    ``initial=False`` leaves pretrained weights out: stored ones follow, and only f1's first training needs the file.
 
     Raises HarnessError where pretrained weights are asked for and not found, or the images don't fit.
     """
@@ -86,7 +88,8 @@ def build(spec: NetworkSpec, pixels: np.ndarray, classes: int, seed: int) -> Cla
         body = BODIES[spec.architecture](channels, size, classes, spec)
     if spec.pretrained:
         assert isinstance(body, _Vgg16)
-        _load_pretrained(body, pretrained_file(spec))
+        if initial:
+            _load_pretrained(body, pretrained_file(spec))
         return Classifier(body, _IMAGENET_MEAN, _IMAGENET_STD)
     scale = [pixels[:, c].astype(np.float32) / 255 for c in range(channels)] if len(pixels) <= 4096 else _sampled(pixels)
     return Classifier(body, tuple(float(x.mean()) for x in scale), tuple(max(float(x.std()), 1e-3) for x in scale))

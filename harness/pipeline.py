@@ -7,7 +7,7 @@ it is complete. So any command may be killed at any moment and run again.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -184,6 +184,9 @@ def _baselines(run: Run) -> int:
 
 def _train(run: Run, step: str, wanted: tuple[Network, ...]) -> int:
     todo = [network for network in wanted if not run.store.is_done(network.cell)]
+    for network in wanted:
+        if network not in todo:  # a run killed between writing the cell and this
+            run.store.checkpoint_path(network.cell).unlink(missing_ok=True)
     epochs = sum(network.spec.epochs for network in todo)
     run.progress.begin(step, epochs, "epochs", len(wanted) - len(todo))
     if todo:
@@ -217,12 +220,16 @@ def _distances(run: Run) -> np.ndarray:
     return distances
 
 
+_TEACHER_BLOCK = 256  # images; not the study's batch size, on which a training must not depend
+
+
 def _teacher(run: Run) -> np.ndarray:
     """log f1(x) of the clean training images, once for all trainings (eq. 6)."""
+    from harness.evaluation import blocks
+
     arguments = (run.study, run.store, run.shared_dataset)
-    blocks = _blocks(run, "train")
-    parts: list[Any] = [None] * len(blocks)
-    tasks = [(run.plan.base, block) for block in blocks]
+    tasks = [(run.plan.base, block) for block in blocks(len(run.dataset.train.ids), _TEACHER_BLOCK)]
+    parts: list[Any] = [None] * len(tasks)
     for position, found in run.cluster.map(_Tester, arguments, _Tester.log_probabilities, tasks):
         parts[position] = found
     return np.concatenate(parts)
@@ -232,7 +239,7 @@ def _teacher(run: Run) -> np.ndarray:
 
 
 def _attacks(run: Run) -> int:
-    todo = [attack for attack in run.plan.attacks if run.missing(list(attack.cells))]
+    todo = [_lacking(run, attack) for attack in run.plan.attacks if run.missing(list(attack.cells))]
     made = sum(len(run.missing(list(attack.cells))) for attack in todo)
     total = sum(len(getattr(run.dataset, attack.split).ids) for attack in todo) if todo else 0
     cells = sum(len(attack.cells) for attack in run.plan.attacks)
@@ -257,6 +264,14 @@ def _attacks(run: Run) -> int:
                     run.store.write(cell, stack([rows for rows, _ in pieces]), {"adversarial": images}, **hardware())
     run.progress.end("attack")
     return made
+
+
+def _lacking(run: Run, attack: Attack) -> Attack:
+    """The part of an attack that is not done: a finished epsilon is not made again for the sake of another."""
+    cells = tuple(run.missing(list(attack.cells)))
+    epsilons = tuple(cell.columns["epsilon"] for cell in cells)
+    settings = attack.settings if epsilons == (None,) else attack.settings.model_copy(update={"epsilon": epsilons})
+    return replace(attack, settings=settings, cells=cells)
 
 
 def _blocks(run: Run, split: str) -> list[slice]:
@@ -351,9 +366,8 @@ class _Tester:
         from harness import networks
 
         if self._loaded[0] != network.cell.key:
-            model = networks.build(
-                self._study.network.model_copy(update={"pretrained": False}), self._dataset.train.pixels, len(self._dataset.classes), 0
-            )
+            dataset = self._dataset
+            model = networks.build(self._study.network, dataset.train.pixels, len(dataset.classes), 0, initial=False)
             self._loaded = (network.cell.key, networks.from_tensors(model, self._store.tensors(network.cell), networks.device()))
         return self._loaded[1]
 
@@ -363,7 +377,7 @@ class _Tester:
         from harness import networks
 
         network, block = task
-        (found,) = networks.logits(self._network(network), self._dataset.train.pixels[block], self._study.batch_size, networks.device())
+        (found,) = networks.logits(self._network(network), self._dataset.train.pixels[block], _TEACHER_BLOCK, networks.device())
         result: np.ndarray = log_softmax(found, dim=1).numpy()
         return result
 

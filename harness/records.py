@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1  # raised when a table changes; results of another version are refused
+# Raised when a table changes, or what is computed for the same settings: results of another version are refused.
+SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,13 @@ def epsilon_text(epsilon: float) -> str:
     return f"{levels}/255" if whole else f"{epsilon:g}"
 
 
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Twice the same would be made twice."""
+    if len(set(values)) < len(values):
+        raise ValueError("should name nothing twice")
+    return values
+
+
 def _not_zero(value: float) -> float:
     """A step of JSMA must change a pixel, or its loop has no end."""
     if abs(value) < 1e-3:
@@ -43,7 +50,7 @@ def _not_zero(value: float) -> float:
 
 Epsilon = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
 Theta = Annotated[float, Field(ge=-1, le=1), AfterValidator(_not_zero)]
-Epsilons = Annotated[tuple[Epsilon, ...], Field(min_length=1)]
+Epsilons = Annotated[tuple[Epsilon, ...], Field(min_length=1), AfterValidator(_distinct)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -75,6 +82,8 @@ class DatasetSpec(Strict):
     def _folder_goes_with_parquet(self) -> Self:
         if (self.source == "parquet") != (self.folder is not None):
             raise ValueError("'folder' belongs to source 'parquet', and to it alone")
+        if not self.label:
+            raise ValueError(f"folder '{self.folder}' names nothing: give the data set a 'name'")
         return self
 
     @property
@@ -122,8 +131,8 @@ class DefenseSpec(TrainingSpec):
     """The paper's defense (eq. 4-7): one training for every (k, n)."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
-    k: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0, 2.0, 2.5, 3.0)
-    n: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 15, 20)
+    k: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), AfterValidator(_distinct)] = (1.0, 2.0, 2.5, 3.0)
+    n: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_distinct)] = (10, 15, 20)
     redraw: bool = Field(False, description="draw the perturbations anew each epoch instead of once")
 
 
@@ -138,7 +147,7 @@ class AdversarialTrainingSpec(TrainingSpec):
     """f1 fine-tuned on clean and adversarial images (V-D): one training for each source."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
-    sources: tuple[Source, ...] = ()
+    sources: Annotated[tuple[Source, ...], AfterValidator(_distinct)] = ()
 
 
 # --- attacks ------------------------------------------------------------------------------------
@@ -206,7 +215,15 @@ class WhiteBoxSpec(Strict):
     """PGD with full knowledge of the network (V-E), on f1 and on the strongest defended network."""
 
     epsilon: Epsilons
-    step_divisors: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1)] = (4, 5, 6, 7, 8, 9, 10)
+    step_divisors: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1), AfterValidator(_distinct)] = (
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+    )
     steps: Count = 40
     random_start: bool = True
 
@@ -276,10 +293,16 @@ def load(name_or_path: str, overrides: tuple[str, ...] = ()) -> Study:
     """
     known = presets()
     path = known.get(name_or_path, Path(name_or_path))
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError:  # a name too long for a path
+        found = False
+    if not found:
         raise HarnessError(f"no study '{name_or_path}': neither a preset nor a YAML file{did_you_mean(name_or_path, known)}")
     try:
         data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise HarnessError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(data, dict):
@@ -303,7 +326,7 @@ def build(data: dict[str, Any]) -> Study:
         return Study.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise HarnessError(_explain(error)) from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise HarnessError(f"a study is made of plain values: {error}") from error
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -218,7 +219,13 @@ class Store:
     def studies(self) -> dict[str, dict[str, Any]]:
         """Study name -> its record, the most recently recorded last."""
         files = sorted((self.root / STUDIES).glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-        return {path.stem: json.loads(path.read_text()) for path in files}
+        found = {}
+        for path in files:
+            try:
+                found[path.stem] = json.loads(path.read_text())
+            except (OSError, ValueError) as error:
+                raise HarnessError(f"'{path}' is damaged: {error}. Delete it and run its study again: no result is lost.") from error
+        return found
 
     # --- checking ---
 
@@ -274,7 +281,7 @@ def _digest(path: Path) -> str:
 
 def _write_atomically(path: Path, payload: bytes) -> None:
     # The leading dot hides the file from pyarrow, the suffix from DuckDB's glob.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(payload)

@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Material:
     train: Images
     test: Images
     base: dict[str, np.ndarray] | None = None  # weights of f1, where trainings start from it
-    distance: np.ndarray | None = None  # float64 [N], of the bound
+    distance: np.ndarray | None = None  # float32 [N], of the bound
     teacher: np.ndarray | None = None  # float32 [N, classes]
 
 
@@ -64,12 +65,10 @@ class Rank:
     def address(self) -> str:
         """Where the other ranks find rank 0."""
         import ray.util
-        from torch.distributed import TCPStore
 
-        with_port = TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False)
-        port = with_port.port
-        del with_port
-        return f"tcp://{ray.util.get_node_ip_address()}:{port}"
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
     def join(self, address: str) -> None:
         """Form the process group: NCCL on GPUs, gloo on CPUs."""
@@ -82,7 +81,7 @@ class Rank:
         """Start a training, or go on where its checkpoint says."""
         material, on = self._material, networks.device()
         seed = seeds.derive(material.seed, "training", network.kind, *(repr(v) for v in network.settings.values()))
-        model = networks.build(material.network, material.train.pixels, material.classes, seed)
+        model = networks.build(material.network, material.train.pixels, material.classes, seed, initial=network.kind == "base")
         if network.kind != "base":
             assert material.base is not None, "a fine-tuning needs f1"
             networks.from_tensors(model, material.base, on)
@@ -93,21 +92,27 @@ class Rank:
             self._training.restore(found[0], found[1]["rows"])
         else:
             self._training.start()
+        self._agree()
         self._finish()
+
+    def _agree(self) -> None:
+        """Raise RuntimeError, for Tune to try again, where a shared folder showed the ranks different checkpoints."""
+        if self._world > 1:
+            epochs: list[Any] = [None] * self._world
+            torch.distributed.all_gather_object(epochs, self._training.epoch)
+            if len(set(epochs)) > 1:
+                raise RuntimeError(f"the ranks found checkpoints of different epochs: {epochs}")
 
     def _inputs(self, network: Network, on: torch.device) -> training.Inputs:
         """The material on the device, with the adversarial images where the training uses some."""
 
-        def put(value: np.ndarray | None, kind: torch.dtype | None = None) -> torch.Tensor | None:
-            # A copy: what Ray maps is read-only, which torch does not know.
-            return None if value is None else torch.from_numpy(np.array(value)).to(on, kind)
+        def optional(value: np.ndarray | None) -> torch.Tensor | None:
+            return None if value is None else networks.to_tensor(value, on)
 
-        train, made = self._material.train, None
-        if network.adversarial is not None:
-            made = self._store.tensors(network.adversarial)["adversarial"]
-        pixels, labels, ids = put(train.pixels), put(train.labels), put(train.ids)
-        assert pixels is not None and labels is not None and ids is not None
-        return training.Inputs(pixels, labels, ids, put(self._material.distance, torch.float32), put(self._material.teacher), put(made))
+        train, material = self._material.train, self._material
+        pixels, labels, ids = (networks.to_tensor(value, on) for value in (train.pixels, train.labels, train.ids))
+        made = None if network.adversarial is None else self._store.tensors(network.adversarial)["adversarial"]
+        return training.Inputs(pixels, labels, ids, optional(material.distance), optional(material.teacher), optional(made))
 
     def epoch(self) -> dict[str, Any]:
         """One epoch more, if one is left; the last row, and whether the training is done."""
@@ -123,13 +128,13 @@ class Rank:
         """Keep the epoch; after the last one write the cell. Rank 0 does so for all."""
         if self._rank:
             return
-        tensors, rows = self._training.state()
+        cell, rows = self._network.cell, self._training.rows
         if not self.done():
-            self._store.save_checkpoint(self._network.cell, tensors, {"rows": rows})
+            self._store.save_checkpoint(cell, self._training.state(), {"rows": rows})
             return
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        self._store.write(self._network.cell, columns, networks.to_tensors(self._training.network), **hardware())
-        self._store.checkpoint_path(self._network.cell).unlink(missing_ok=True)
+        self._store.write(cell, columns, networks.to_tensors(self._training.network), **hardware())
+        self._store.checkpoint_path(cell).unlink(missing_ok=True)
 
 
 def fit(
@@ -146,6 +151,10 @@ def fit(
         raise HarnessError(
             f"a training of {spec.workers} workers with {spec.threads} cores each does not fit the {cluster.workers} "
             f"{'GPUs' if cluster.gpus else 'cores'} that the study may use (compute.workers)"
+        )
+    if spec.workers > 1 and 0 < cluster.gpu_share < 1:
+        raise HarnessError(
+            f"a training of {spec.workers} workers needs a GPU for each: compute.workers is more than the {cluster.gpus:g} GPUs"
         )
     failed = _fit_here(pending, material, store, on_row) if cluster.local else _tune(pending, material, store, cluster, on_row)
     if failed:

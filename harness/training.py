@@ -150,15 +150,15 @@ class Training:
 
     # --- going on after an interruption: everything that an epoch depends on, as tensors and plain values ---
 
-    def state(self) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
-        """Weights, Adam's moments, and the rows so far."""
+    def state(self) -> dict[str, np.ndarray]:
+        """Weights and Adam's moments; with ``rows``, all that an epoch depends on."""
         tensors = {f"network/{name}": value for name, value in networks.to_tensors(self.network).items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam/{index}/{name}": value.detach().cpu().numpy() for name, value in moments.items()}
-        return tensors, self.rows
+        return tensors
 
     def restore(self, tensors: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> None:
-        """Go on from ``state()``; the next epoch is the one that would have followed."""
+        """Go on from ``state()`` and the rows so far; the next epoch is the one that would have followed."""
         values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
         self.network.load_state_dict({name.removeprefix("network/"): v for name, v in values.items() if name.startswith("network/")})
         optimizer = self.optimizer.state_dict()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.cluster import connect
+from harness.cluster import Cluster, connect
 from harness.errors import HarnessError
 from harness.spec import ComputeSpec
 
@@ -54,6 +54,14 @@ def test_here():
         assert dict(cluster.map(build, (VALUES, 3), run, [])) == {}
         with pytest.raises(HarnessError, match="image 3"):
             list(cluster.map(same, (0,), fail, list(range(5))))
+
+
+@pytest.mark.parametrize(("workers", "gpus", "share"), [(2, 0, 0), (1, 1, 1), (2, 4, 1), (3, 2, 1 / 2), (6, 1, 1 / 6), (5, 2, 1 / 3)])
+def test_every_worker_finds_its_share_of_a_gpu(workers, gpus, share):
+    found = Cluster(workers, cores=8, gpus=gpus, retries=0, local=False).gpu_share
+    assert found == pytest.approx(share)
+    if gpus:
+        assert gpus * int(1 / found + 1e-9) >= workers
 
 
 @pytest.mark.ray

@@ -93,6 +93,12 @@ def test_pretrained_from_safetensors(tmp_path, vgg_state):
     assert found["classifier.6.weight"].shape == (7, 4096)
     assert torch.allclose(network.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
     assert len(networks.pretrained_digest(spec)) == 64
+    # Grey images: what was stored loads into a network built without the file.
+    grey = images(0, 8, 2, shape=(1, 28, 28)).pixels
+    stored = networks.to_tensors(networks.build(spec, grey, 7, seed=0))
+    moved = spec.model_copy(update={"weights": str(tmp_path / "gone")})
+    again = networks.from_tensors(networks.build(moved, grey, 7, seed=1, initial=False), stored, torch.device("cpu"))
+    assert all(np.array_equal(value, stored[name]) for name, value in networks.to_tensors(again).items())
     del vgg_state["features.0.bias"]
     save_file(vgg_state, path)
     with pytest.raises(HarnessError, match=r"does not hold torchvision's VGG16: 1 tensors differ, the first is 'features.0.bias'"):

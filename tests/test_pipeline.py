@@ -97,9 +97,23 @@ def test_what_is_lost_is_made_again_the_same(finished, tmp_path):
     for cell in lost:
         (copy / cell.path).unlink()
     again = pipeline.prepare(spec.build(data), Store(copy), None, Silence())
-    # An attack's epsilons share one gradient and are made together, but only those missing count.
     assert pipeline.run_steps(again) == 4
     assert snapshot(copy) == before
+
+
+def test_another_epsilon_leaves_the_finished_one_alone(finished, tmp_path):
+    import shutil
+
+    _, data, results = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(results, copy)
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.safetensors")}
+    attacks = {**data["attacks"], "fgsm": {"epsilon": [0.1, 0.2, 0.3]}}
+    run = run_study(data, copy, attacks=attacks)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    together = run_study(data, tmp_path / "together", attacks=attacks)
+    (made,) = [c for a in run.plan.attacks if a.split == "test" for c in a.cells if c.columns["epsilon"] == 0.2]
+    assert np.array_equal(run.store.tensors(made)["adversarial"], together.store.tensors(made)["adversarial"])
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ def test_every_method_has_an_attack():
 
 
 def test_overrides_reach_groups_lists_and_new_keys():
-    changes = ("defense.k=[3]", "adversarial_training.sources.0.attack=jsma", "attacks.strong={method: deepfool, overshoot: 0.02}")
+    changes = ("defense.k=[3]", "adversarial_training.sources.0.attack=cw_l2", "attacks.strong={method: deepfool, overshoot: 0.02}")
     study = spec.load("quick", (*changes, "attacks.fgsm.epsilon=[8/255]", "adversarial_training.sources.1.epsilon=8/255"))
     assert study.defense.k == (3,)
-    assert study.adversarial_training.sources[0].attack == "jsma"
+    assert study.adversarial_training.sources[0].attack == "cw_l2"
     assert study.attacks["strong"].overshoot == 0.02
     assert study.attacks["fgsm"].epsilon == (8 / 255,)
 
@@ -73,6 +73,10 @@ def test_all_mistakes_at_once():
         ("seed=-1", "seed: should be greater than or equal to 0, got -1"),
         ("base.epochs=true", "base.epochs: should be a valid integer, got true"),
         ("name=a/b", "name: String should match|name: should match|pattern"),
+        ("defense.k=[1, 1]", "defense.k: should name nothing twice"),
+        ("white_box.epsilon=[0.1, 0.1]", "white_box.epsilon: should name nothing twice"),
+        ("adversarial_training.sources=[{attack: jsma}, {attack: jsma}]", "sources: should name nothing twice"),
+        ("dataset={source: parquet, folder: .}", "folder '.' names nothing: give the data set a 'name'"),
         ("base", r"--set expects a.b=value, got 'base'"),
         ("base.epochs.x=1", "'base.epochs' is a value, not a group"),
         ("adversarial_training.sources.9.attack=x", "'9' must be a position from 0 to 2"),
@@ -96,8 +100,13 @@ def test_a_yaml_file(tmp_path):
     path.write_text("a: !!python/object/apply:os.system ['true']")
     with pytest.raises(HarnessError, match="not a YAML file"):
         spec.load(str(path))
+    path.write_text("a: &a {b: *a}")
+    with pytest.raises(HarnessError, match=r"plain values|mistakes"):
+        spec.load(str(path))
     with pytest.raises(HarnessError, match="did you mean 'quick'"):
         spec.load("quik")
+    with pytest.raises(HarnessError, match="no study"):
+        spec.load("q" * 5000)
 
 
 def test_names_of_data_sets():

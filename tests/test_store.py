@@ -119,6 +119,13 @@ def test_studies_keep_the_order_of_recording(store):
     assert store.studies()["b"]["cells"] == [{"key": cell().key, "table": "training", "path": cell().path.as_posix()}]
 
 
+def test_a_damaged_study_is_named(store):
+    (store.root / "studies").mkdir()
+    (store.root / "studies" / "x.json").write_text("{")
+    with pytest.raises(HarnessError, match=r"x.json' is damaged.*no result is lost"):
+        store.studies()
+
+
 def test_another_version_is_refused_and_left_alone(store):
     marker = store.root / "harness.json"
     marker.write_text('{"schema_version": 99}')

@@ -60,7 +60,7 @@ def test_equals_a_plain_loop(data):
 def test_an_interrupted_training_ends_bit_identical(data):
     spec = TrainingSpec(epochs=4, batch_size=16)
     whole, first = train(data, spec), train(data, spec, epochs=2)
-    tensors, rows = first.state()
+    tensors, rows = first.state(), first.rows
     second = training.Training(network(data, seed=9), training.supervised(inputs(data), {}), spec, 5, data)
     second.restore(tensors, rows)
     assert second.epoch == 2
