@@ -18,7 +18,7 @@ class Step(NamedTuple):
 
 STEPS = (
     Step("bound", ("bound",), "bound", "III-A, Table II, Fig. 4", "nearest neighbours, from which sigma follows"),
-    Step("base", ("networks", "training"), "training", "IV", "the base network f1"),
+    Step("base-network", ("networks", "training"), "training", "IV", "the base network f1"),
     Step("attack", ("attacks",), "attack", "III-B, Table III, Fig. 5", "adversarial images made on f1"),
     Step("defense", ("defense", "training"), "training", "III-C, eq. 4-7", "the defended networks of the (k, n) grid"),
     Step("baselines", ("baselines", "training"), "training", "V-D, Table VII", "adversarial training"),

@@ -4,7 +4,6 @@ Each step makes the cells that are missing and leaves the others alone; a cell i
 it is complete. So any command may be killed at any moment and run again.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -16,14 +15,12 @@ import numpy as np
 
 from harness import STEPS, datasets
 from harness.bound import compute as compute_bound
-from harness.bound import search_shard
 from harness.cluster import Cluster, connect
 from harness.errors import HarnessError
 from harness.plan import Attack, Evaluation, Network, Plan, plan, white_box
 from harness.spec import Study
 from harness.store import Cell, Store, hardware
-
-log = logging.getLogger(__name__)
+from harness.workers import TEACHER_BLOCK, Searcher, Tester
 
 
 class Progress(Protocol):
@@ -47,10 +44,7 @@ class Run:
 
     @cached_property
     def dataset(self) -> datasets.Dataset:
-        found = datasets.load(self.study.dataset, self.data, self.study.seed)
-        if len(found.classes) < 2:
-            raise HarnessError(f"a study needs images of at least two classes, '{self.study.dataset.label}' has {len(found.classes)}")
-        return found
+        return datasets.load(self.study.dataset, self.data, self.study.seed)
 
     @cached_property
     def cluster(self) -> Cluster:
@@ -64,7 +58,7 @@ class Run:
         self._stack.close()
 
     def missing(self, cells: list[Cell]) -> list[Cell]:
-        """The cells that are not done; HarnessError where what they are made from is missing too."""
+        """The cells that are not done."""
         return [cell for cell in cells if not self.store.is_done(cell)]
 
     def require(self, step: str, cells: list[Cell], of: str) -> None:
@@ -104,7 +98,7 @@ def run_steps(run: Run, names: tuple[str, ...] = ALL_STEPS) -> int:
     Raises HarnessError for anything the user can mend; what is finished stays.
     """
     steps: dict[str, Callable[[Run], int]] = {
-        "bound": _bound, "base": _base, "attack": _attacks, "defense": _defense,
+        "bound": _bound, "base-network": _base, "attack": _attacks, "defense": _defense,
         "baselines": _baselines, "black-box": _black_box, "white-box": _white_box,
     }  # fmt: skip
     try:
@@ -116,7 +110,7 @@ def run_steps(run: Run, names: tuple[str, ...] = ALL_STEPS) -> int:
 def unfinished(run: Run, names: tuple[str, ...] = ALL_STEPS) -> bool:
     """Whether anything of the named steps is left to do."""
     cells = {
-        "bound": list(run.plan.bounds.values()), "base": [run.plan.base.cell],
+        "bound": list(run.plan.bounds.values()), "base-network": [run.plan.base.cell],
         "attack": [cell for attack in run.plan.attacks for cell in attack.cells],
         "defense": [network.cell for network in run.plan.defenses], "baselines": [network.cell for network in run.plan.baselines],
         "black-box": [e.cell for e in run.plan.black_box], "white-box": [e.cell for e in _white_box_cells(run)],
@@ -136,7 +130,7 @@ def _bound(run: Run) -> int:
         arguments = (run.shared_dataset, split)
 
         def shards(work: list[Any], arguments: tuple[Any, ...] = arguments) -> Iterator[tuple[int, Any]]:
-            for done in run.cluster.map(_Searcher, arguments, _Searcher.search, work, gpu=False):
+            for done in run.cluster.map(Searcher, arguments, Searcher.search, work, gpu=False):
                 run.progress.advance("bound")
                 yield done
 
@@ -149,27 +143,16 @@ def _bound(run: Run) -> int:
 _QUERY_BLOCK = 512
 
 
-class _Searcher:
-    """A bound worker's state: the images, mapped from the object store."""
-
-    def __init__(self, dataset: datasets.Dataset, split: str) -> None:
-        self._queries: datasets.Images = getattr(dataset, split)
-        self._database, self._same = dataset.train, split == "train"
-
-    def search(self, shard: Any) -> Any:
-        return search_shard(self._queries, self._database, self._same, shard)
-
-
 # --- IV: the base network; III-C and V-D: the networks fine-tuned from it ------------------------------
 
 
 def _base(run: Run) -> int:
-    return _train(run, "base", (run.plan.base,))
+    return _train(run, "base-network", (run.plan.base,))
 
 
 def _defense(run: Run) -> int:
     if run.missing([network.cell for network in run.plan.defenses]):
-        run.require("defense", [run.plan.base.cell], "base")
+        run.require("defense", [run.plan.base.cell], "base-network")
         run.require("defense", [run.plan.bounds["train"]], "bound")
     return _train(run, "defense", run.plan.defenses)
 
@@ -177,7 +160,7 @@ def _defense(run: Run) -> int:
 def _baselines(run: Run) -> int:
     todo = [network for network in run.plan.baselines if not run.store.is_done(network.cell)]
     if todo:
-        run.require("baselines", [run.plan.base.cell], "base")
+        run.require("baselines", [run.plan.base.cell], "base-network")
         run.require("baselines", [network.adversarial for network in todo if network.adversarial], "attack")
     return _train(run, "baselines", run.plan.baselines)
 
@@ -193,7 +176,7 @@ def _train(run: Run, step: str, wanted: tuple[Network, ...]) -> int:
         from harness import sweep
 
         base = distance = teacher = None
-        if step != "base":
+        if step != "base-network":
             base = run.store.tensors(run.plan.base.cell)
         if step == "defense":
             distance, teacher = _distances(run), _teacher(run)
@@ -220,17 +203,14 @@ def _distances(run: Run) -> np.ndarray:
     return distances
 
 
-_TEACHER_BLOCK = 256  # images; not the study's batch size, on which a training must not depend
-
-
 def _teacher(run: Run) -> np.ndarray:
     """log f1(x) of the clean training images, once for all trainings (eq. 6)."""
     from harness.evaluation import blocks
 
     arguments = (run.study, run.store, run.shared_dataset)
-    tasks = [(run.plan.base, block) for block in blocks(len(run.dataset.train.ids), _TEACHER_BLOCK)]
+    tasks = [(run.plan.base, block) for block in blocks(len(run.dataset.train.ids), TEACHER_BLOCK)]
     parts: list[Any] = [None] * len(tasks)
-    for position, found in run.cluster.map(_Tester, arguments, _Tester.log_probabilities, tasks):
+    for position, found in run.cluster.map(Tester, arguments, Tester.log_probabilities, tasks):
         parts[position] = found
     return np.concatenate(parts)
 
@@ -245,13 +225,13 @@ def _attacks(run: Run) -> int:
     cells = sum(len(attack.cells) for attack in run.plan.attacks)
     run.progress.begin("attack", total, "images", cells - made)
     if todo:
-        run.require("attack", [run.plan.base.cell], "base")
+        run.require("attack", [run.plan.base.cell], "base-network")
         from harness.evaluation import stack
 
         tasks = [(run.plan.base, attack, block) for attack in todo for block in _blocks(run, attack.split)]
         parts: dict[int, dict[int, Any]] = {}
         arguments = (run.study, run.store, run.shared_dataset)
-        for position, found in run.cluster.map(_Tester, arguments, _Tester.attack, tasks):
+        for position, found in run.cluster.map(Tester, arguments, Tester.attack, tasks):
             attack, block = tasks[position][1:]
             mine = parts.setdefault(todo.index(attack), {})
             mine[block.start] = found
@@ -287,14 +267,14 @@ def _black_box(run: Run) -> int:
     todo = [e for e in run.plan.black_box if not run.store.is_done(e.cell)]
     run.progress.begin("black-box", len(todo), "cells", len(run.plan.black_box) - len(todo))
     if todo:
-        run.require("black-box", [run.plan.base.cell], "base")
+        run.require("black-box", [run.plan.base.cell], "base-network")
         run.require("black-box", [e.images for e in todo if e.images], "attack")
         run.require("black-box", [network.cell for network in run.plan.defenses], "defense")
         run.require("black-box", [network.cell for network in run.plan.baselines], "baselines")
         tasks = [[e for e in todo if e.network is network] for network in run.plan.networks]
         tasks = [task for task in tasks if task]
         arguments = (run.study, run.store, run.shared_dataset)
-        for position, found in run.cluster.map(_Tester, arguments, _Tester.evaluate, tasks):
+        for position, found in run.cluster.map(Tester, arguments, Tester.evaluate, tasks):
             for evaluation, predictions in zip(tasks[position], found, strict=True):
                 _write_evaluation(run, evaluation, predictions)
                 run.progress.advance("black-box")
@@ -304,7 +284,7 @@ def _black_box(run: Run) -> int:
 
 def _white_box(run: Run) -> int:
     if run.missing([network.cell for network in (run.plan.base, *run.plan.defenses)]):
-        run.require("white-box", [run.plan.base.cell], "base")
+        run.require("white-box", [run.plan.base.cell], "base-network")
         run.require("white-box", [network.cell for network in run.plan.defenses], "defense")
     _record(run)
     wanted = _white_box_cells(run)
@@ -314,7 +294,7 @@ def _white_box(run: Run) -> int:
         tasks = [(evaluation, block) for evaluation in todo for block in _blocks(run, "test")]
         parts: dict[str, dict[int, Any]] = {}
         arguments = (run.study, run.store, run.shared_dataset)
-        for position, found in run.cluster.map(_Tester, arguments, _Tester.white_box, tasks):
+        for position, found in run.cluster.map(Tester, arguments, Tester.white_box, tasks):
             evaluation, block = tasks[position]
             mine = parts.setdefault(evaluation.cell.key, {})
             mine[block.start] = found
@@ -348,62 +328,3 @@ def _record(run: Run) -> None:
     """Tell the store which cells the study's tables are made from."""
     cells = [*run.plan.cells(), *(evaluation.cell for evaluation in _white_box_cells(run))]
     run.store.record_study(run.study.name, run.study.model_dump(mode="json"), cells)
-
-
-class _Tester:
-    """The state of a worker that attacks or tests: the study, the images, and the network it used last."""
-
-    def __init__(self, study: Study, store: Store, dataset: datasets.Dataset) -> None:
-        import torch
-
-        # One core a worker, also where the work runs in this process: another number of threads sums in another
-        # order, and the last bits decide on which side DeepFool's images lie.
-        torch.set_num_threads(1)
-        self._study, self._store, self._dataset = study, store, dataset
-        self._loaded: tuple[str, Any] = ("", None)
-
-    def _network(self, network: Network) -> Any:
-        from harness import networks
-
-        if self._loaded[0] != network.cell.key:
-            dataset = self._dataset
-            model = networks.build(self._study.network, dataset.train.pixels, len(dataset.classes), 0, initial=False)
-            self._loaded = (network.cell.key, networks.from_tensors(model, self._store.tensors(network.cell), networks.device()))
-        return self._loaded[1]
-
-    def log_probabilities(self, task: tuple[Network, slice]) -> np.ndarray:
-        from torch.nn.functional import log_softmax
-
-        from harness import networks
-
-        network, block = task
-        (found,) = networks.logits(self._network(network), self._dataset.train.pixels[block], _TEACHER_BLOCK, networks.device())
-        result: np.ndarray = log_softmax(found, dim=1).numpy()
-        return result
-
-    def attack(self, task: tuple[Network, Attack, slice]) -> Any:
-        from harness.evaluation import attack_block
-        from harness.seeds import derive
-
-        network, attack, block = task
-        images = getattr(self._dataset, attack.split).take(block)
-        seed = derive(self._study.seed, "attack", attack.name)
-        return attack_block(self._network(network), images, attack.settings, self._study.protocol, seed)
-
-    def evaluate(self, task: list[Evaluation]) -> list[np.ndarray]:
-        from harness import networks
-
-        model, on, size = self._network(task[0].network), networks.device(), self._study.batch_size
-        clean = self._dataset.test.pixels
-        sets = (clean if e.images is None else self._store.tensors(e.images)["adversarial"] for e in task)
-        return [networks.predict(model, images, size, on) for images in sets]
-
-    def white_box(self, task: tuple[Evaluation, slice]) -> np.ndarray:
-        from harness.evaluation import white_box_block
-        from harness.seeds import derive
-
-        evaluation, block = task
-        assert evaluation.settings is not None
-        images = self._dataset.test.take(block)
-        seed = derive(self._study.seed, "white_box")
-        return white_box_block(self._network(evaluation.network), images, evaluation.settings, self._study.protocol, seed)

@@ -16,7 +16,7 @@ class Display:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description:<10}"), BarColumn(30), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.description:<12}"), BarColumn(30), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(), TimeRemainingColumn(compact=True), TextColumn("[dim]{task.fields[note]}"),
             console=console, disable=not console.is_terminal,
         )  # fmt: skip
@@ -38,7 +38,7 @@ class Display:
             time.monotonic(),
         )
         if not self._console.is_terminal:
-            self._console.print(f"{step:<10} {f'{total} {unit} to do' if total else 'nothing to do'}{f', {note}' if note else ''}")
+            self._console.print(f"{step:<12} {f'{total} {unit} to do' if total else 'nothing to do'}{f', {note}' if note else ''}")
 
     def advance(self, step: str, amount: int = 1, note: str = "") -> None:
         """Some of the step's work is done."""
@@ -47,7 +47,7 @@ class Display:
         self._bars.update(task, advance=amount, note=note or bar.fields["note"])
         if not self._console.is_terminal and time.monotonic() - self._last_line > _LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self._console.print(f"{step:<10} {bar.completed:.0f} of {bar.total:.0f} {bar.fields['unit']} {note}")
+            self._console.print(f"{step:<12} {bar.completed:.0f} of {bar.total:.0f} {bar.fields['unit']} {note}")
 
     def end(self, step: str) -> None:
         """The step's cells are all written."""
@@ -55,4 +55,4 @@ class Display:
         worked = self._bars.tasks[task].completed > 0 and time.monotonic() - began > 0.05
         self._bars.update(task, completed=self._bars.tasks[task].total)
         if not self._console.is_terminal and worked:
-            self._console.print(f"{step:<10} done in {time.monotonic() - began:.1f} s")
+            self._console.print(f"{step:<12} done in {time.monotonic() - began:.1f} s")

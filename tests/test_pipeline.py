@@ -116,9 +116,7 @@ def test_another_epsilon_leaves_the_finished_one_alone(finished, tmp_path):
     assert np.array_equal(run.store.tensors(made)["adversarial"], together.store.tensors(made)["adversarial"])
 
 
-@pytest.mark.parametrize(
-    ("step", "first"), [("attack", "base"), ("defense", "base"), ("baselines", "base"), ("black-box", "base"), ("white-box", "base")]
-)
+@pytest.mark.parametrize(("step", "first"), [(step, "base-network") for step in pipeline.ALL_STEPS[2:]])
 def test_a_step_alone_names_what_it_lacks(tiny, tmp_path, step, first):
     run = pipeline.prepare(spec.build(tiny), Store(tmp_path), None, Silence())
     with pytest.raises(HarnessError, match=f"'{step}' starts from what '{first}' makes.*harness {first} tiny"):

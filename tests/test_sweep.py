@@ -15,7 +15,7 @@ pytestmark = pytest.mark.ray
 def run(tiny, results, cores, **base):
     study = spec.build({**tiny, "base": {**tiny["base"], **base}, "compute": {"workers": cores}})
     run = pipeline.prepare(study, Store(results), None, Silence())
-    pipeline.run_steps(run, ("base",))
+    pipeline.run_steps(run, ("base-network",))
     return run
 
 
