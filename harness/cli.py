@@ -18,7 +18,10 @@ DEFAULT_RESULTS = "results"
 
 
 class _Group(click.Group):
-    """Shows a HarnessError as one message, exit code 2, nothing lost."""
+    """Shows a HarnessError as one message, exit code 2, nothing lost; lists commands in the order of work."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -83,7 +86,7 @@ def run(study: str, overrides: tuple[str, ...], data: Path | None, workers: int 
 
 
 def _step_command(name: str, summary: str, paper: str) -> None:
-    @main.command(name, help=f"One step of STUDY alone: {summary} (paper: {paper}).")
+    @main.command(name, help=f"One step of STUDY alone: {summary} (paper: {paper}).", short_help=f"One step: {summary}.")
     @_study_options
     def step(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: Path) -> None:
         _run(study, overrides, data, workers, results, (name,), None)
@@ -136,7 +139,10 @@ def _run(
 @_study_option
 @_results
 def tables(names: tuple[str, ...], kind: str, study: str | None, results: Path) -> None:
-    """The paper's tables: its number, ours and our interval side by side. NAMES picks some, e.g. table2."""
+    """The paper's tables: its number beside ours and its interval.
+
+    NAMES picks some, e.g. table2, or any view of `harness sql`.
+    """
     _print_tables(_store(results), study, names, kind)
 
 
@@ -159,7 +165,11 @@ def _latest(store: Any) -> str:
 @click.option("--study", default=None, help="Only this study's results.  [default: all]")
 @_results
 def sql(query: str, kind: Any, study: str | None, results: Path) -> None:
-    """Ask the Parquet tables: bound, attack, evaluation, training, and the views table2 to table7, white_box, effectiveness."""
+    """Ask the Parquet tables in SQL.
+
+    Tables: bound, attack, evaluation, training. Views: table2 to table7, black_box, white_box, effectiveness, magnitude,
+    class_distance, accuracies, missing. `harness sql "show tables"` lists them all.
+    """
     from harness import report, views
 
     report.show_query(views.connect(_store(results), study), query, kind)
@@ -184,7 +194,10 @@ def verify(results: Path) -> None:
 @click.option("--port", type=int, default=5000, show_default=True)
 @_results
 def ui(port: int, results: Path) -> None:
-    """Start MLflow's UI on this machine (127.0.0.1) and print the links that open the runs and their comparison."""
+    """Start MLflow's UI on this machine alone, and print links.
+
+    It listens on 127.0.0.1. The links open the runs, the charts and the comparison of each study.
+    """
     from harness import tracking
     from harness.ui import serve
 
