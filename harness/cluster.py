@@ -16,6 +16,7 @@ from typing import Any
 from harness.errors import HarnessError
 from harness.spec import ComputeSpec
 
+_PRIVATE = "harness_private"  # resource that marks a Ray which one harness process started for itself
 _IN_FLIGHT = 2  # tasks queued at a worker, so that it never waits for the driver
 
 
@@ -83,12 +84,17 @@ class _Holder:
         values = [ray.get(value) if isinstance(value, ray.ObjectRef) else value for value in arguments]
         self._run, self._state = run, build(*values)
 
+    def ready(self) -> None:
+        """Answers once the worker is placed and its state is built."""
+
     def call(self, task: Any) -> Any:
         return self._run(self._state, task)
 
 
 class _Pool:
     """Actors kept a task ahead. A lost one is replaced and its tasks are repeated, each at most ``retries`` times.
+
+    An actor gets work once it answers: one that finds no free core, on a cluster shared with others, holds nothing up.
 
     (Ray's own restarts do the same, but warn at every start that the shared images must outlive the actor.)
     """
@@ -101,18 +107,23 @@ class _Pool:
         """(position, result) for every task, as they come."""
         import ray
 
-        self._workers = [self._start() for _ in range(count)]
-        waiting, attempts = deque(range(len(tasks))), [0] * len(tasks)
-        pending: dict[Any, tuple[int, int]] = {}  # reference -> position of the task, of its worker
+        waiting, attempts, results = deque(range(len(tasks))), [0] * len(tasks), 0
+        starts = [0] * count
+        pending: dict[Any, tuple[int | None, int]] = {}  # reference -> position of the task (None: of the start), of its worker
+
+        def start(place: int) -> None:
+            self._workers[place] = self._start()
+            pending[self._workers[place].ready.remote()] = (None, place)
 
         def submit(place: int) -> None:
             if waiting:
                 position = waiting.popleft()
                 pending[self._workers[place].call.remote(tasks[position])] = (position, place)
 
-        for place in list(range(count)) * _IN_FLIGHT:
-            submit(place)
-        while pending:
+        self._workers = [None] * count
+        for place in range(count):
+            start(place)
+        while results < len(tasks):
             (done,), _ = ray.wait(list(pending), num_returns=1)
             position, place = pending.pop(done)
             try:
@@ -120,17 +131,22 @@ class _Pool:
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
             except ray.exceptions.RayActorError as error:
-                attempts[position] += 1
-                if attempts[position] > self._retries:
-                    raise HarnessError(f"a worker crashed again and again (task {position} of {len(tasks)}): {error}") from error
+                counts, at = (starts, place) if position is None else (attempts, position)
+                counts[at] += 1
+                if counts[at] > self._retries:
+                    what = "in starting" if position is None else f"at task {position} of {len(tasks)}"
+                    raise HarnessError(f"a worker crashed again and again ({what}): {error}") from error
                 # All that this worker had in hand is lost with it.
-                lost = [reference for reference, (_, at) in pending.items() if at == place]
-                waiting.extendleft([position, *(pending.pop(reference)[0] for reference in lost)])
-                self._workers[place] = self._start()
+                lost = [pending.pop(reference)[0] for reference, (_, worker) in list(pending.items()) if worker == place]
+                waiting.extendleft(task for task in (position, *lost) if task is not None)
+                start(place)
+                continue
+            if position is None:
                 for _ in range(_IN_FLIGHT):
                     submit(place)
                 continue
             submit(place)
+            results += 1
             yield position, result
 
     def close(self) -> None:
@@ -138,7 +154,8 @@ class _Pool:
         import ray
 
         for worker in self._workers:
-            ray.kill(worker)
+            if worker is not None:
+                ray.kill(worker)
 
 
 @contextmanager
@@ -152,15 +169,9 @@ def connect(compute: ComputeSpec) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     was_connected = ray.is_initialized()
     if not was_connected:
-        try:
-            ray.init(address="auto", **quiet)
-        except ConnectionError:
-            if os.environ.get("RAY_ADDRESS"):
-                raise HarnessError(f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}") from None
-            ray.init(address="local", include_dashboard=False, **quiet)
+        _attach()
     try:
         resources = ray.cluster_resources()
         cores, gpus = int(resources.get("CPU", 0)), float(resources.get("GPU", 0))
@@ -171,3 +182,22 @@ def connect(compute: ComputeSpec) -> Iterator[Cluster]:
     finally:
         if not was_connected:
             ray.shutdown()
+
+
+def _attach() -> None:
+    """Connect to the running cluster, else start a Ray for this process alone."""
+    import ray
+
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    named = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(address="auto", **quiet)
+    except ConnectionError:
+        if named:
+            raise HarnessError(f"no Ray cluster answers at RAY_ADDRESS={named}") from None
+    else:
+        # Another harness's own Ray ends with it: it is no cluster to run on.
+        if named or _PRIVATE not in ray.cluster_resources():
+            return
+        ray.shutdown()
+    ray.init(address="local", include_dashboard=False, resources={_PRIVATE: 1}, **quiet)

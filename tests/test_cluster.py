@@ -1,6 +1,8 @@
 """Spreading work: results by position whatever the number of workers; crashes repeated; errors told."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -96,3 +98,52 @@ def test_a_worker_that_always_crashes_is_given_up(ray_session):
 def test_more_workers_than_cores(ray_session):
     with pytest.raises(HarnessError, match="99 workers need a core each, the Ray cluster has 4"), connect(ComputeSpec(workers=99)):
         pass
+
+
+HOLD = """
+import sys, time, ray
+from pathlib import Path
+from harness.cluster import connect
+from harness.spec import ComputeSpec
+with connect(ComputeSpec()) as cluster:
+    Path(sys.argv[1]).write_text(ray.get_runtime_context().gcs_address)
+    while len(sys.argv) > 2 and not Path(sys.argv[2]).exists():
+        time.sleep(0.1)
+"""
+
+
+def test_two_drivers_of_one_machine_do_not_share_a_private_ray(tmp_path):
+    """The second would lose its work when the first ends, and each could wait for the other's cores."""
+    environment = {**os.environ, "RAY_ADDRESS": ""}
+    first, second, end = (tmp_path / name for name in ("first", "second", "end"))
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(first), str(end)], env=environment)
+    while not first.exists():
+        assert holder.poll() is None
+        time.sleep(0.1)
+    try:
+        subprocess.run([sys.executable, "-c", HOLD, str(second)], env=environment, check=True, timeout=120)
+    finally:
+        end.write_text("")
+        holder.wait()
+    assert first.read_text() != second.read_text()
+
+
+@pytest.mark.ray
+def test_a_worker_that_finds_no_core_holds_nothing_up(ray_session):
+    """Two of the four cores are taken by someone else: the two workers that fit do all the work."""
+    import ray
+
+    taken = [ray.remote(Taker).options(num_cpus=1).remote() for _ in range(2)]
+    ray.get([one.hold.remote() for one in taken])
+    with connect(ComputeSpec(workers=4)) as cluster:
+        found = dict(cluster.map(build, (VALUES, 3), run, list(range(20))))
+    assert found == {i: 3 * i for i in range(20)}
+    for one in taken:
+        ray.kill(one)
+
+
+class Taker:
+    """Takes a core."""
+
+    def hold(self):
+        return True
