@@ -84,12 +84,13 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _termination_unwinds() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that no server is left behind."""
+    """Treat SIGTERM as Ctrl-C, and hear Ctrl-C even where a shell started us ignoring it: no server is left behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {sign: signal.signal(sign, signal.default_int_handler) for sign in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
