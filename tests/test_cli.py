@@ -185,8 +185,10 @@ def test_no_results_yet(tmp_path):
     assert "holds no results" in refused("tables", "--results", tmp_path)
 
 
-def test_more_workers_than_cores_is_told(tmp_path, study):
-    assert "compute.workers" in refused("run", study(), "--workers", "-1", "--results", tmp_path / "r")
+def test_a_negative_number_of_workers(tmp_path, study):
+    assert "compute.workers: should be greater than or equal to 0, got -1" in refused(
+        "run", study(), "--workers", "-1", "--results", tmp_path / "r"
+    )
 
 
 def test_sql_reads_only(tmp_path, study):
