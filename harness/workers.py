@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.bound import Nearest, Shard, search_shard
+from harness.bound import Shard, search_shard
 from harness.datasets import Dataset, Images
+from harness.nearest import Found
 from harness.plan import Attack, Evaluation, Network
 from harness.spec import Study
 from harness.store import Store
@@ -24,7 +25,7 @@ class Searcher:
         self._queries: Images = getattr(dataset, split)
         self._database, self._same = dataset.train, split == "train"
 
-    def search(self, shard: Shard) -> tuple[Nearest, Nearest]:
+    def search(self, shard: Shard) -> Found:
         return search_shard(self._queries, self._database, self._same, shard)
 
 

@@ -78,27 +78,10 @@ def test_sharding_changes_nothing(query_block, database_parts):
     assert compute(database, database, True, query_block=query_block, database_parts=database_parts) == same
 
 
-def test_small_tiles(monkeypatch):
-    monkeypatch.setattr(bound, "TILE_BYTES", 200)
-    monkeypatch.setattr(bound, "QUERY_BLOCK", 3)
-    queries = images(8, 40, 3, values=3)
-    assert compute(queries, queries, True) == brute(queries, queries, True)
-
-
 def test_duplicates_across_classes_have_distance_zero():
     one = images(9, 20, 2)
     twice = Images(np.concatenate([one.pixels, one.pixels]), np.concatenate([one.labels, 1 - one.labels]), np.arange(40))
     assert [d for d, _ in compute(twice, twice, True)["other_class"]] == [0] * 40
-
-
-def test_merge_is_associative_and_breaks_ties_by_id():
-    rng = np.random.default_rng(0)
-    a, b, c = (bound.Nearest(rng.integers(0, 3, 50), rng.integers(0, 9, 50)) for _ in range(3))
-    left, right = a.merge(b).merge(c), c.merge(a.merge(b))
-    assert np.array_equal(left.distance, right.distance)
-    assert np.array_equal(left.id, right.id)
-    expected = [min(pairs) for pairs in zip(*(zip(x.distance, x.id, strict=True) for x in (a, b, c)), strict=True)]
-    assert list(zip(left.distance, left.id, strict=True)) == expected
 
 
 def test_no_neighbour_of_another_class():
