@@ -13,7 +13,9 @@ import numpy as np
 
 from harness.datasets import Images
 from harness.errors import HarnessError
+from harness.filter import search
 from harness.nearest import FAR, Found, Nearest, search_tiled
+from harness.partition import Index
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,12 @@ def shards(queries: Images, database: Images, query_block: int, database_parts: 
     return [Shard(order[start : start + query_block], part) for start in range(0, len(order), query_block) for part in parts]
 
 
-def search_shard(queries: Images, database: Images, same: bool, shard: Shard) -> Found:
-    """The nearest neighbours within one shard: what a worker runs."""
-    return search_tiled(queries.take(shard.queries), database, same, shard.database)
+def search_shard(queries: Images, database: Images, same: bool, index: Index | None, shard: Shard) -> Found:
+    """The nearest neighbours within one shard, by the database's index where there is one: what a worker runs."""
+    some = queries.take(shard.queries)
+    if index is None:
+        return search_tiled(some, database, same, shard.database)
+    return search(some, database, same, index, shard.database)
 
 
 def compute(

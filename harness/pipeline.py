@@ -17,6 +17,7 @@ from harness import STEPS, datasets
 from harness.bound import compute as compute_bound
 from harness.cluster import Cluster, connect
 from harness.errors import HarnessError
+from harness.partition import index as make_index
 from harness.plan import Attack, Evaluation, Network, Plan, plan, white_box
 from harness.spec import Study
 from harness.store import Cell, Store, hardware
@@ -125,9 +126,10 @@ def _bound(run: Run) -> int:
     todo = [(split, cell) for split, cell in run.plan.bounds.items() if not run.store.is_done(cell)]
     total = sum(-(-len(getattr(run.dataset, split).ids) // _QUERY_BLOCK) for split, _ in todo) if todo else 0
     run.progress.begin("bound", total, "blocks", len(run.plan.bounds) - len(todo))
+    index = run.cluster.share(make_index(run.dataset.train)) if todo else None
     for split, cell in todo:
         queries, database = getattr(run.dataset, split), run.dataset.train
-        arguments = (run.shared_dataset, split)
+        arguments = (run.shared_dataset, split, index)
 
         def shards(work: list[Any], arguments: tuple[Any, ...] = arguments) -> Iterator[tuple[int, Any]]:
             for done in run.cluster.map(Searcher, arguments, Searcher.search, work, gpu=False):

@@ -11,6 +11,7 @@ import numpy as np
 from harness.bound import Shard, search_shard
 from harness.datasets import Dataset, Images
 from harness.nearest import Found
+from harness.partition import Index
 from harness.plan import Attack, Evaluation, Network
 from harness.spec import Study
 from harness.store import Store
@@ -19,14 +20,14 @@ TEACHER_BLOCK = 256  # images; not the study's batch size, on which a training m
 
 
 class Searcher:
-    """A bound worker's state: the images, mapped from the object store."""
+    """A bound worker's state: the images and the index of the training images, mapped from the object store."""
 
-    def __init__(self, dataset: Dataset, split: str) -> None:
+    def __init__(self, dataset: Dataset, split: str, index: Index | None) -> None:
         self._queries: Images = getattr(dataset, split)
-        self._database, self._same = dataset.train, split == "train"
+        self._database, self._same, self._index = dataset.train, split == "train", index
 
     def search(self, shard: Shard) -> Found:
-        return search_shard(self._queries, self._database, self._same, shard)
+        return search_shard(self._queries, self._database, self._same, self._index, shard)
 
 
 class Tester:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import DATA, images
 
-from harness import bound
+from harness import bound, partition
 from harness.datasets import Images
 from harness.errors import HarnessError
+from harness.partition import Index, Partition
 
 
 def brute(queries: Images, database: Images, same: bool) -> dict[str, list[tuple[int, int]]]:
@@ -23,13 +24,13 @@ def brute(queries: Images, database: Images, same: bool) -> dict[str, list[tuple
     return found
 
 
-def compute(queries: Images, database: Images, same: bool, **sharding: int) -> dict[str, list[tuple[int, int]]]:
+def compute(queries: Images, database: Images, same: bool, index: Index | None = None, **sharding: int) -> dict[str, list[tuple[int, int]]]:
     values = int(np.prod(queries.pixels.shape[1:]))
 
     def run(work):
         # Results in reverse: the order of shards must not matter.
         for position in reversed(range(len(work))):
-            yield position, bound.search_shard(queries, database, same, work[position])
+            yield position, bound.search_shard(queries, database, same, index, work[position])
 
     rows = bound.compute(queries, database, same, run, **sharding)
     found: dict[str, list[tuple[int, int]]] = {}
@@ -70,12 +71,14 @@ def test_sums_past_2_24_are_exact():
 
 @pytest.mark.parametrize("database_parts", [1, 2, 7])
 @pytest.mark.parametrize("query_block", [1, 13, 1024])
-def test_sharding_changes_nothing(query_block, database_parts):
+@pytest.mark.parametrize("indexed", [False, True])
+def test_sharding_changes_nothing(query_block, database_parts, indexed):
     queries, database = images(6, 50, 3, values=4), images(7, 80, 3, values=4)
     expected = brute(queries, database, False)
-    assert compute(queries, database, False, query_block=query_block, database_parts=database_parts) == expected
+    index = partition.build(database, [Partition.of(np.arange(16) // 4, np.ones(16))]) if indexed else None
+    assert compute(queries, database, False, index, query_block=query_block, database_parts=database_parts) == expected
     same = brute(database, database, True)
-    assert compute(database, database, True, query_block=query_block, database_parts=database_parts) == same
+    assert compute(database, database, True, index, query_block=query_block, database_parts=database_parts) == same
 
 
 def test_duplicates_across_classes_have_distance_zero():

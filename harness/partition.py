@@ -1,0 +1,171 @@
+"""Partitions of an image's pixels whose signed block sums bound l1 distances from below, learned to bound them well.
+
+Give each pixel to one block b, with a sign s = +-1, and let P(x)_b be the sum of s * x over the block.
+By the triangle inequality l1(P(x), P(y)) <= l1(x, y), for any partition: a learned one changes how
+many images a bound rules out, never which image is nearest.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.datasets import Images
+from harness.nearest import EXACT_VALUES, Classes, distances, rows_of, tiles
+
+BLOCKS = (48, 96, 192, 384, 768)  # sizes of the partitions among which the filter's levels are chosen
+PAIRS, QUERIES, SAMPLE = 4096, 256, 16_384  # hard pairs to learn from: of so many queries, in a sample of the images
+TRIALS, COLUMNS, REFERENCE = 64, 8192, 65_536  # queries, images and reference images for measuring what a level leaves
+ROUNDS = 6
+WORTHWHILE = 6e10  # pixel differences, about 3 s: less than this is compared sooner than a partition is learned
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Signed blocks of pixels: ``pixels`` int [d] block by block, their ``signs`` float32 [d], each block's first place."""
+
+    pixels: np.ndarray
+    signs: np.ndarray
+    starts: np.ndarray
+
+    @staticmethod
+    def of(block: np.ndarray, sign: np.ndarray) -> "Partition":
+        """From each pixel's block and sign; blocks without a pixel vanish."""
+        order = np.argsort(block, kind="stable")
+        return Partition(order, sign[order].astype(np.float32), np.unique(block[order], return_index=True)[1])
+
+    def project(self, rows: np.ndarray) -> np.ndarray:
+        """P of rows [N, d]: float32 [N, blocks], exact integers for rows of 0..255."""
+        found = np.empty((len(rows), len(self.starts)), dtype=np.float32)
+        for tile in tiles(slice(0, len(rows)), max(1, (1 << 18) // rows.shape[1])):
+            found[tile] = np.add.reduceat(rows[tile][:, self.pixels] * self.signs, self.starts, axis=1)
+        return found
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the filter: a partition, and P of the database's images in order of class."""
+
+    partition: Partition
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the filter needs to know of a database, once for all queries: read-only, for any number of workers."""
+
+    classes: Classes
+    levels: tuple[Level, ...]
+
+
+def index(database: Images, seed: int = 0) -> Index | None:
+    """The levels that should find neighbours in the database fastest, or None where comparing all pairs is faster.
+
+    The levels are chosen by what they leave of a sample, and by costs measured once for all machines:
+    a wrong guess costs time only.
+    """
+    flat = rows_of(database)
+    if float(len(flat)) ** 2 * flat.shape[1] < WORTHWHILE:
+        return None
+    rng = np.random.default_rng(seed)
+    hard = hard_pairs(flat, rng)
+    ladder = [learn(hard, blocks) for blocks in BLOCKS if 2 * blocks <= flat.shape[1]]
+    chosen = _fastest(database, ladder, rng)
+    return build(database, chosen) if chosen else None
+
+
+def build(database: Images, partitions: list[Partition]) -> Index:
+    """The index of a database for given partitions, the coarsest first."""
+    classes, flat = Classes.of(database.labels), rows_of(database)
+    return Index(classes, tuple(Level(p, _projected(p, flat, classes.order)) for p in partitions))
+
+
+def _projected(partition: Partition, flat: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """P of all images in the order given, in the smallest integers that surely hold it."""
+    largest = 255 * int(np.diff(partition.starts, append=flat.shape[1]).max())
+    rows = np.empty((len(flat), len(partition.starts)), dtype=np.int16 if largest < 1 << 15 else np.int32)
+    for tile in tiles(slice(0, len(flat)), 1024):
+        rows[tile] = partition.project(flat[order[tile]])
+    return rows
+
+
+# --- learning --------------------------------------------------------------------------------------
+
+
+def hard_pairs(flat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Differences [PAIRS, d] of near, not nearest, images: those that a bound must rule out by the narrowest margin."""
+    at = np.sort(rng.choice(len(flat), min(SAMPLE, len(flat)), replace=False))
+    queries = rng.choice(len(at), min(QUERIES, len(at)), replace=False)
+    measured = _all_distances(flat, at[queries], at)
+    near = max(1, len(at) // 100)
+    nearest = np.argpartition(measured, near, axis=1)[:, :near]
+    chosen = np.take_along_axis(nearest, rng.integers(0, near, (len(queries), max(1, PAIRS // len(queries)))), axis=1)
+    differences = flat[at[queries]].astype(np.float32)[:, None] - flat[at[chosen]]
+    return differences.reshape(-1, flat.shape[1])
+
+
+def learn(differences: np.ndarray, blocks: int) -> Partition:
+    """Blocks and signs that keep much of the l1 norm of the differences [M, d].
+
+    Alternates, for the sum over pairs and blocks of |P|, between the sign of each P and the block and
+    sign of each pixel that those signs favour most.
+    """
+    values = differences.shape[1]
+    block, sign = np.arange(values) * blocks // values, np.ones(values)
+    start = Partition.of(block, sign)
+    learned = start
+    for _ in range(ROUNDS):
+        favour = differences.T @ np.sign(learned.project(differences))
+        best = np.abs(favour).argmax(axis=1)
+        strength = favour[np.arange(values), best]
+        alive = strength != 0  # a pixel that never differs stays where it is: it is of use to no block, and too much for one
+        block, sign = np.where(alive, best, block), np.where(alive, np.sign(strength), sign)
+        block = np.unique(block, return_inverse=True)[1]
+        learned = Partition.of(block, sign)
+    fits = np.bincount(block).max() <= EXACT_VALUES  # else a float32 would not hold its sum
+    return learned if fits else start
+
+
+def _all_distances(flat: np.ndarray, queries: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Distances [Q, N] between images at some positions, inf between an image and itself."""
+    found = np.empty((len(queries), len(at)), dtype=np.float32)
+    block = flat[queries].astype(np.float32)
+    for tile in tiles(slice(0, len(at)), max(1, (1 << 17) // flat.shape[1])):
+        found[:, tile] = distances(block, flat[at[tile]].astype(np.float32))
+    found[queries[:, None] == at[None, :]] = np.inf
+    return found
+
+
+# --- choosing the levels ---------------------------------------------------------------------------
+
+
+def _fastest(database: Images, ladder: list[Partition], rng: np.random.Generator) -> list[Partition]:
+    """The levels with the least expected time for a pair; none where that is more than to compare all pixels."""
+    flat, count = rows_of(database), len(database.ids)
+    queries = rng.choice(count, min(TRIALS, count), replace=False)
+    at = np.sort(rng.choice(count, min(REFERENCE, count), replace=False))
+    measured = _all_distances(flat, queries, at)
+    foreign = database.labels[queries][:, None] != database.labels[at][None, :]
+    limit = np.where(foreign, np.where(foreign, measured, np.inf).min(1)[:, None], measured.min(1)[:, None])
+    some = rng.choice(len(at), min(COLUMNS, len(at)), replace=False)
+    left = [(distances(p.project(flat[queries]), p.project(flat[at[some]])) <= limit[:, some]).mean() for p in ladder]
+    values = flat.shape[1]
+    fastest: tuple[float, list[Partition]] = (_pair_ns(values), [])
+    for count in range(1, len(ladder) + 1):
+        for levels in itertools.combinations(range(len(ladder)), count):
+            sizes = [len(ladder[level].starts) for level in levels]
+            after = [left[level] for level in levels]
+            listed = sum(share * _listed_ns(size) for share, size in zip(after, [*sizes[1:], values], strict=True))
+            fastest = min(fastest, (_pair_ns(sizes[0]) + listed, [ladder[level] for level in levels]), key=lambda pair: pair[0])
+    return fastest[1]
+
+
+# One thread of a Zen 5 with AVX-512. Only their ratios matter.
+def _pair_ns(values: int) -> float:
+    """Time for a pair in a tile."""
+    return 2.8 + 0.045 * values
+
+
+def _listed_ns(values: int) -> float:
+    """Time for a pair in a query's list: its image is fetched from anywhere in memory."""
+    return 60 + 0.25 * values
