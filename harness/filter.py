@@ -8,26 +8,28 @@ what is left after the last level is measured. See ``partition`` for the bounds.
 import numpy as np
 
 from harness.datasets import Images
-from harness.nearest import ALL, FAR, Found, Nearest, Work, blocks_by_class, distances, rows_of, tiles
+from harness.nearest import ALL, EXACT_VALUES, FAR, Found, Nearest, Work, blocks_by_class, distances, hamming, rows_of, tiles
 from harness.partition import Index
 
 QUERY_BLOCK = 128  # queries of one class that are filtered together
 BLOCK_BYTES = 1 << 23  # of these queries' float32 pixels, for large images
 TILE = 2048  # images bounded at once: tile and bounds stay in the cache
 BUFFER = 1 << 20  # candidates kept before they are measured: bounds the memory where the filter rules out little
-FIRST, NEXT = 8, 64  # candidates measured at once, lowest bound first: the first few lower the limit for the rest
+NEVER = np.iinfo(np.int32).max  # steps
+LISTED = 512  # candidates of one query bounded at once
+FIRST, NEXT = 16, 128  # candidates of one query measured at once, the most promising first: they lower the limits for the rest
 
 
 def search(queries: Images, database: Images, same: bool, index: Index, part: slice = ALL) -> Found:
     """What ``nearest.search_tiled`` finds, by the levels of an index of the database."""
     other, own = Nearest.none(len(queries.ids)), Nearest.none(len(queries.ids))
-    slices = index.classes.slices(part)
+    slices, store = index.classes.slices(part), _Store(database, index)
     flat, size = rows_of(queries), BLOCK_BYTES // (4 * rows_of(database).shape[1])
     work = Work()
     for label, at in blocks_by_class(queries.labels, max(1, min(QUERY_BLOCK, size))):
         kin = [rows for other_label, rows in slices if other_label == label]
         foreign = [rows for other_label, rows in slices if other_label != label]
-        block = _Block(flat[at], queries.ids[at] if same else None, kin[0] if kin else slice(0, 0), database, index)
+        block = _Block(flat[at], queries.ids[at] if same else None, kin[0] if kin else slice(0, 0), store)
         for rows in [*foreign, *kin]:  # the own class last: what is found in others limits the search for any class
             for tile in tiles(rows, TILE):
                 block.look(tile)
@@ -38,95 +40,144 @@ def search(queries: Images, database: Images, same: bool, index: Index, part: sl
     return Found(other, other.merge(own), work)
 
 
+class _Rows:
+    """Rows of a matrix of small integers as float32, in one buffer: fresh memory for each would cost more than the sums."""
+
+    def __init__(self, stored: np.ndarray, count: int) -> None:
+        self._stored = stored
+        self._narrow, self._wide = (np.empty((count, stored.shape[1]), dtype) for dtype in (stored.dtype, np.float32))
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        narrow, wide = self._narrow[: len(rows)], self._wide[: len(rows)]
+        np.take(self._stored, rows, axis=0, out=narrow, mode="clip")
+        np.copyto(wide, narrow)
+        return wide
+
+
+class _Store:
+    """The database as all blocks of queries read it, with the buffers that they share: images in order of class."""
+
+    def __init__(self, database: Images, index: Index) -> None:
+        self.order, self.flat = index.classes.order, rows_of(database)
+        self.ids = database.ids[self.order]
+        self.grid, self.codes, self.errors = index.grid, index.codes, index.errors
+        self.partitions = [level.partition for level in index.levels]
+        self.levels = [_Rows(level.rows, LISTED) for level in index.levels]
+        self.pixels = _Rows(self.flat, NEXT)
+        self.sums = np.float32 if self.flat.shape[1] <= EXACT_VALUES else np.float64
+        self.steps = np.empty(QUERY_BLOCK * TILE, np.int32)
+
+
 class _Block:
     """Queries of one class: what is nearest to each so far, and the candidates that are not measured yet."""
 
-    def __init__(self, pixels: np.ndarray, own_ids: np.ndarray | None, kin: slice, database: Images, index: Index) -> None:
-        self._pixels, self._own_ids, self._kin = pixels.astype(np.float32), own_ids, kin
-        self._flat, self._ids = rows_of(database), database.ids
-        self._order, self._levels = index.classes.order, index.levels
-        self._projected = [level.partition.project(pixels) for level in index.levels]
+    def __init__(self, pixels: np.ndarray, own_ids: np.ndarray | None, kin: slice, store: "_Store") -> None:
+        self._pixels, self._own_ids, self._kin, self._store = pixels.astype(np.float32), own_ids, kin, store
+        self._codes, self._errors = store.grid.encode(pixels)
+        self._projected = [partition.project(pixels) for partition in store.partitions]
         self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # queries, rows, bounds
-        self._lowest = np.full((2, len(pixels)), np.inf, np.float32)  # bound so far in other classes, in the own
         self.other, self.own = Nearest.none(len(pixels)), Nearest.none(len(pixels))
-        self.work = Work(0, (0,) * len(index.levels), 0)
+        self.work = Work(0, (0,) * (1 + len(store.partitions)), 0)
 
     def look(self, tile: slice) -> None:
         """Bound the distances to a tile of images of the own class or of others; keep those that may be nearest."""
-        kin = self._kin.start <= tile.start < self._kin.stop
-        bounds = distances(self._projected[0], self._levels[0].rows[tile].astype(np.float32))
+        kin = int(self._kin.start <= tile.start < self._kin.stop)
+        shape = len(self._pixels), tile.stop - tile.start
+        steps = self._store.steps[: shape[0] * shape[1]].reshape(shape)
+        hamming(self._codes, self._store.codes[tile], steps)
+        np.subtract(steps, self._store.errors[tile], out=steps)
         if kin and self._own_ids is not None:
-            bounds[self._own_ids[:, None] == self._ids[self._order[tile]][None, :]] = np.inf
-        self._measure_lowest(bounds, tile, kin)
-        kept = np.flatnonzero(bounds <= self._limits(0)[int(kin)][:, None])
-        query, row = np.divmod(kept, bounds.shape[1])
-        self._waiting.append((query, row + tile.start, bounds.reshape(-1)[kept]))
-        self.work += Work(bounds.size)
+            steps[self._own_ids[:, None] == self._store.ids[tile][None, :]] = NEVER
+        self._measure_lowest(steps, tile, kin)
+        kept = np.flatnonzero(steps <= self._most_steps()[kin][:, None])
+        query, row = np.divmod(kept, shape[1])
+        self._waiting.append((query, row + tile.start, steps.reshape(-1)[kept]))
+        self.work += Work(steps.size)
         if sum(len(query) for query, _, _ in self._waiting) > BUFFER:
             self.measure()
 
-    def _limits(self, level: int, query: slice = ALL) -> np.ndarray:
-        """float32 [2, Q]: up to which bound an image of another class, of the own class, may be nearest.
+    def _most_steps(self) -> np.ndarray:
+        """int32 [2, Q]: so many steps apart, an image of another class, of the own class, may be nearest."""
+        nearest = np.array((self.other.distance, np.minimum(self.other.distance, self.own.distance)))
+        steps = (np.minimum(nearest, FAR // 2) + self._errors) // self._store.grid.step
+        return np.minimum(steps, NEVER - 1).astype(np.int32)
+
+    def _limits(self, level: int, query: "slice | int" = ALL) -> np.ndarray:
+        """float32 [2] or [2, Q]: up to which bound an image of another class, of the own class, may be nearest.
 
         A sum of float32 blocks may exceed the true bound by its rounding (of images whose sums pass 2^24),
         so the limit is raised by as much; the factor does no harm where sums are exact.
         """
         other = self.other.distance[query]
-        nearest = np.stack([other, np.minimum(other, self.own.distance[query])])
-        rounding = (self._projected[level].shape[1] + 4) * 2.0**-24
-        return np.where(nearest == FAR, np.finfo(np.float32).max, nearest * (1 + rounding)).astype(np.float32)
+        nearest = np.array((other, np.minimum(other, self.own.distance[query])))
+        blocks = self._projected[level].shape[1] if self._projected else 0
+        return (nearest * (1 + (blocks + 4) * 2.0**-24)).astype(np.float32)
 
-    def _measure_lowest(self, bounds: np.ndarray, tile: slice, kin: bool) -> None:
-        """Measure each query's image of lowest bound where that is lower than any before: a first limit."""
-        best = bounds.argmin(axis=1)
-        found = bounds[np.arange(len(bounds)), best]
-        which = np.flatnonzero(found < self._lowest[int(kin)])
-        self._lowest[int(kin), which] = found[which]
-        at = self._order[tile][best[which]]
-        measured = np.abs(self._pixels[which] - self._flat[at]).sum(axis=1, dtype=np.float64).astype(np.int64)
-        (self.own if kin else self.other).improve(which, Nearest(measured, self._ids[at]))
+    def _measure_lowest(self, steps: np.ndarray, tile: slice, kin: int) -> None:
+        """Measure each query's image of lowest bound, unless ruled out: these lower the limits as no distance to many could."""
+        best = steps.argmin(axis=1)
+        which = np.flatnonzero(steps[np.arange(len(steps)), best] <= self._most_steps()[kin])
+        row = tile.start + best[which]
+        total = np.empty(len(which), np.int64)
+        for some in tiles(slice(0, len(which)), NEXT):
+            stored = self._store.pixels.take(self._store.order[row[some]])
+            np.abs(np.subtract(stored, self._pixels[which[some]], out=stored), out=stored)
+            total[some] = stored.sum(axis=1, dtype=self._store.sums)
+        (self.own if kin else self.other).improve(which, Nearest(total, self._store.ids[row]))
         self.work += Work(exact=len(which))
 
     def measure(self) -> None:
         """Find each query's nearest among its candidates."""
         if not self._waiting:
             return
-        query, row, bound = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        query, row, steps = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting.clear()
         kin = ((row >= self._kin.start) & (row < self._kin.stop)).astype(np.intp)
-        near = np.flatnonzero(bound <= self._limits(0)[kin, query])
+        near = np.flatnonzero(steps <= self._most_steps()[kin, query])
         near = near[np.argsort(query[near].astype(np.int16), kind="stable")]  # by query; of 16 bits: a radix sort
         ends = np.cumsum(np.bincount(query[near], minlength=len(self._pixels))).tolist()
+        row, kin = row[near], kin[near]
         for at, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            mine = near[start:end]
-            self._measure_query(slice(at, at + 1), row[mine], kin[mine], bound[mine])
+            self._measure_query(at, row[start:end], kin[start:end])
 
-    def _measure_query(self, query: slice, row: np.ndarray, kin: np.ndarray, bound: np.ndarray) -> None:
+    def _measure_query(self, query: int, row: np.ndarray, kin: np.ndarray) -> None:
         """Find one query's nearest among some rows."""
-        kept, exact, size = [len(row)], 0, FIRST
-        for level in range(1, len(self._levels)):
-            bound = distances(self._projected[level][query], self._levels[level].rows[row].astype(np.float32))[0]
-            near = bound <= self._limits(level, query)[kin, 0]
+        kept, bound = [len(row)], np.zeros(len(row), np.float32)
+        for level in range(len(self._projected)):
+            bound = np.empty(len(row), np.float32)
+            for some in tiles(slice(0, len(row)), LISTED):
+                stored = self._store.levels[level].take(row[some])
+                distances(self._projected[level][query : query + 1], stored, bound[None, some])
+            near = bound <= self._limits(level, query)[kin]
             row, kin, bound = row[near], kin[near], bound[near]
             kept.append(len(row))
-        order = np.argsort(bound)
-        row, kin, bound = row[order], kin[order], bound[order]
+        size = FIRST
         while len(row):
-            at = self._order[row[:size]]
-            measured = distances(self._pixels[query], self._flat[at].astype(np.float32))[0]
-            for nearest, of_kin in ((self.other, 0), (self.own, 1)):
-                _improve(nearest, query.start, measured, self._ids[at], kin[:size] == of_kin)
-            exact += len(at)
-            near = size + np.flatnonzero(bound[size:] <= self._limits(len(self._levels) - 1, query)[kin[size:], 0])
-            row, kin, bound, size = row[near], kin[near], bound[near], NEXT
-        self.work += Work(0, tuple(kept), exact)
+            row, kin, bound = self._measure_first(query, row, kin, bound, size)
+            size = NEXT
+        self.work += Work(0, tuple(kept))
+
+    def _measure_first(
+        self, query: int, row: np.ndarray, kin: np.ndarray, bound: np.ndarray, size: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Measure the most promising rows, which may lower the limits, and return those of the others that are left."""
+        last = len(self._projected) - 1
+        first = ALL if len(row) <= size else np.argpartition(bound - self._limits(last, query)[kin], size)[:size]
+        chosen, of_kin = row[first], kin[first]
+        measured = distances(self._pixels[query : query + 1], self._store.pixels.take(self._store.order[chosen]))[0]
+        self.work += Work(exact=len(chosen))
+        for kind, nearest in enumerate((self.other, self.own)):
+            which = of_kin == kind
+            if which.any():
+                _improve(nearest, query, measured[which], self._store.ids[chosen[which]])
+        left = bound <= self._limits(last, query)[kin]
+        left[first] = False
+        return row[left], kin[left], bound[left]
 
 
-def _improve(nearest: Nearest, query: int, measured: np.ndarray, ids: np.ndarray, which: np.ndarray) -> None:
+def _improve(nearest: Nearest, query: int, measured: np.ndarray, ids: np.ndarray) -> None:
     """Merge one query's distances to some images into what is nearest."""
-    measured, ids = measured[which], ids[which]
-    if len(measured):
-        smallest = measured.min()
-        found = int(smallest), int(ids[measured == smallest].min())
-        if found < (nearest.distance[query], nearest.id[query]):
-            nearest.distance[query], nearest.id[query] = found
+    smallest = measured.min()
+    found = int(smallest), int(ids[measured == smallest].min())
+    if found < (nearest.distance[query], nearest.id[query]):
+        nearest.distance[query], nearest.id[query] = found

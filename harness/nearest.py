@@ -154,24 +154,39 @@ def _nearest(measured: np.ndarray, ids: np.ndarray) -> Nearest:
     return here
 
 
-def distances(queries: np.ndarray, tile: np.ndarray) -> np.ndarray:
-    """l1 distances [Q, T] of float32 rows of integers: exact for rows of 0..255, however long."""
+def distances(queries: np.ndarray, tile: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """l1 distances [Q, T] of float32 rows of integers: exact for rows of 0..255, however long.
+
+    ``out``: contiguous float32 [Q, T] to hold them, of rows of at most EXACT_VALUES.
+    """
     if queries.shape[1] <= EXACT_VALUES:
-        return _sums(queries, tile)
+        return _sums(queries, tile, np.empty((len(queries), len(tile)), np.float32) if out is None else out)
+    assert out is None, "sums past 2^24 need a float64"
     total = np.zeros((len(queries), len(tile)))
     for piece in tiles(slice(0, queries.shape[1]), EXACT_VALUES):
-        total += _sums(queries[:, piece], tile[:, piece])
+        total += distances(queries[:, piece], tile[:, piece])
     return total
 
 
-def _sums(queries: np.ndarray, tile: np.ndarray) -> np.ndarray:
+def _sums(queries: np.ndarray, tile: np.ndarray, out: np.ndarray) -> np.ndarray:
     """FAISS's float32 l1 distances of all pairs."""
     import faiss
 
     queries, tile = np.ascontiguousarray(queries), np.ascontiguousarray(tile)
-    found = np.empty((len(queries), len(tile)), dtype=np.float32)
+    assert out.dtype == np.float32 and out.flags.c_contiguous and out.shape == (len(queries), len(tile))
     faiss.pairwise_extra_distances(  # type: ignore[attr-defined]
         queries.shape[1], len(queries), faiss.swig_ptr(queries), len(tile), faiss.swig_ptr(tile),
-        faiss.METRIC_L1, 0.0, faiss.swig_ptr(found),
+        faiss.METRIC_L1, 0.0, faiss.swig_ptr(out),
     )  # fmt: skip
-    return found
+    return out
+
+
+def hamming(queries: np.ndarray, tile: np.ndarray, out: np.ndarray) -> None:
+    """Number of bits that differ: uint8 codes [Q, B], [T, B], C-contiguous, to ``out`` int32 [Q, T]."""
+    import faiss
+
+    assert out.dtype == np.int32 and out.flags.c_contiguous and out.shape == (len(queries), len(tile))
+    assert queries.shape[1] == tile.shape[1] and queries.flags.c_contiguous and tile.flags.c_contiguous
+    faiss.hammings(  # type: ignore[attr-defined]
+        faiss.swig_ptr(queries), faiss.swig_ptr(tile), len(queries), len(tile), queries.shape[1], faiss.swig_ptr(out)
+    )  # fmt: skip

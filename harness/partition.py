@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.datasets import Images
-from harness.nearest import EXACT_VALUES, Classes, distances, rows_of, tiles
+from harness.nearest import EXACT_VALUES, Classes, distances, hamming, rows_of, tiles
 
 BLOCKS = (48, 96, 192, 384, 768)  # sizes of the partitions among which the filter's levels are chosen
+BITS, CODED = (512, 1024, 2048), 96  # sizes of the codes among which its first is chosen, and of the partitions to be coded
 PAIRS, QUERIES, SAMPLE = 4096, 256, 16_384  # hard pairs to learn from: of so many queries, in a sample of the images
 TRIALS, COLUMNS, REFERENCE = 64, 8192, 65_536  # queries, images and reference images for measuring what a level leaves
 ROUNDS = 6
@@ -51,10 +52,54 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """P rounded to a grid, as a code whose bits differ in as many places as there are grid lines between two images.
+
+    Block b is rounded to the nearest of ``low[b] + step * (0 ... lines[b])``. Then for images x, y and their
+    roundings x', y', by the triangle inequality, step * hamming(x, y) - l1(P(x), x') - l1(P(y), y') <= l1(x, y):
+    all in integers. Counting bits takes a fraction of the time of summing floats.
+    """
+
+    partition: Partition
+    low: np.ndarray  # int64 [blocks]
+    lines: np.ndarray  # int64 [blocks]
+    step: int
+
+    @staticmethod
+    def of(partition: Partition, rows: np.ndarray, bits: int) -> "Grid":
+        """A grid of at most so many lines over the middle 98 % of some images' projections, rows uint8 [N, d]."""
+        low, high = np.quantile(partition.project(rows), (0.01, 0.99), axis=0)
+        step = max(1, int((high - low).sum() / bits))
+        while (lines := np.round((high - low) / step)).sum() > bits:
+            step += max(1, step // 64)
+        return Grid(partition, np.round((low + high - step * lines) / 2).astype(np.int64), lines.astype(np.int64), step)
+
+    def encode(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Codes uint8 [N, bytes], whole words of 64 bits, and l1(P(x), x') int64 [N] of rows uint8 [N, d]."""
+        words = max(1, -(-int(self.lines.sum()) // 64))
+        codes, errors = np.zeros((len(rows), 8 * words), np.uint8), np.empty(len(rows), np.int64)
+        block = np.repeat(np.arange(len(self.lines)), self.lines)
+        line = (np.arange(len(block)) - np.repeat(np.cumsum(self.lines) - self.lines, self.lines)).astype(np.int32)
+        for tile in tiles(slice(0, len(rows)), 1024):
+            projected = self.partition.project(rows[tile]).astype(np.int64)
+            nearest = np.clip((2 * (projected - self.low) + self.step) // (2 * self.step), 0, self.lines)
+            errors[tile] = np.abs(projected - self.low - self.step * nearest).sum(axis=1)
+            packed = np.packbits(nearest.astype(np.int32)[:, block] > line, axis=1)
+            codes[tile, : packed.shape[1]] = packed
+        return codes, errors
+
+
+@dataclass(frozen=True)
 class Index:
-    """What the filter needs to know of a database, once for all queries: read-only, for any number of workers."""
+    """What the filter needs to know of a database, once for all queries: read-only, for any number of workers.
+
+    Images are in order of class. ``codes`` uint8 [N, bytes] by the grid; ``errors`` int32 [N] in steps, rounded up.
+    """
 
     classes: Classes
+    grid: Grid
+    codes: np.ndarray
+    errors: np.ndarray
     levels: tuple[Level, ...]
 
 
@@ -71,13 +116,16 @@ def index(database: Images, seed: int = 0) -> Index | None:
     hard = hard_pairs(flat, rng)
     ladder = [learn(hard, blocks) for blocks in BLOCKS if 2 * blocks <= flat.shape[1]]
     chosen = _fastest(database, ladder, rng)
-    return build(database, chosen) if chosen else None
+    return build(database, *chosen) if chosen else None
 
 
-def build(database: Images, partitions: list[Partition]) -> Index:
-    """The index of a database for given partitions, the coarsest first."""
+def build(database: Images, grid: Grid, partitions: list[Partition]) -> Index:
+    """The index of a database for a given grid and given partitions, the coarsest first."""
     classes, flat = Classes.of(database.labels), rows_of(database)
-    return Index(classes, tuple(Level(p, _projected(p, flat, classes.order)) for p in partitions))
+    parts = [grid.encode(flat[classes.order[tile]]) for tile in tiles(slice(0, len(flat)), 1024)]
+    codes, errors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    levels = tuple(Level(p, _projected(p, flat, classes.order)) for p in partitions)
+    return Index(classes, grid, codes, (-(-errors // grid.step)).astype(np.int32), levels)
 
 
 def _projected(partition: Partition, flat: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -139,8 +187,8 @@ def _all_distances(flat: np.ndarray, queries: np.ndarray, at: np.ndarray) -> np.
 # --- choosing the levels ---------------------------------------------------------------------------
 
 
-def _fastest(database: Images, ladder: list[Partition], rng: np.random.Generator) -> list[Partition]:
-    """The levels with the least expected time for a pair; none where that is more than to compare all pixels."""
+def _fastest(database: Images, ladder: list[Partition], rng: np.random.Generator) -> tuple[Grid, list[Partition]] | None:
+    """The grid and levels with the least expected time for a pair; None where that is more than to compare all pixels."""
     flat, count = rows_of(database), len(database.ids)
     queries = rng.choice(count, min(TRIALS, count), replace=False)
     at = np.sort(rng.choice(count, min(REFERENCE, count), replace=False))
@@ -148,24 +196,34 @@ def _fastest(database: Images, ladder: list[Partition], rng: np.random.Generator
     foreign = database.labels[queries][:, None] != database.labels[at][None, :]
     limit = np.where(foreign, np.where(foreign, measured, np.inf).min(1)[:, None], measured.min(1)[:, None])
     some = rng.choice(len(at), min(COLUMNS, len(at)), replace=False)
-    left = [(distances(p.project(flat[queries]), p.project(flat[at[some]])) <= limit[:, some]).mean() for p in ladder]
-    values = flat.shape[1]
-    fastest: tuple[float, list[Partition]] = (_pair_ns(values), [])
-    for count in range(1, len(ladder) + 1):
-        for levels in itertools.combinations(range(len(ladder)), count):
-            sizes = [len(ladder[level].starts) for level in levels]
-            after = [left[level] for level in levels]
-            listed = sum(share * _listed_ns(size) for share, size in zip(after, [*sizes[1:], values], strict=True))
-            fastest = min(fastest, (_pair_ns(sizes[0]) + listed, [ladder[level] for level in levels]), key=lambda pair: pair[0])
+    limit, ones, others = limit[:, some], flat[queries], flat[at[some]]
+    left = [(distances(p.project(ones), p.project(others)) <= limit).mean() for p in ladder]
+    fastest: tuple[float, tuple[Grid, list[Partition]] | None] = (_EXACT_NS * flat.shape[1], None)
+    for grid in (Grid.of(p, others, bits) for p in ladder if len(p.starts) <= CODED for bits in BITS):
+        left_first = (_grid_bounds(grid, ones, others) <= limit).mean()
+        for chosen in itertools.chain.from_iterable(itertools.combinations(range(len(ladder)), size) for size in range(len(ladder) + 1)):
+            shares = [left_first, *(left[level] for level in chosen)]
+            expected = _expected_ns(int(grid.lines.sum()), shares, [len(ladder[level].starts) for level in chosen], flat.shape)
+            if expected < fastest[0]:
+                fastest = expected, (grid, [ladder[level] for level in chosen])
     return fastest[1]
 
 
-# One thread of a Zen 5 with AVX-512. Only their ratios matter.
-def _pair_ns(values: int) -> float:
-    """Time for a pair in a tile."""
-    return 2.8 + 0.045 * values
+_EXACT_NS = 0.05  # a value of a pair in a tile; this and what follows: one thread of a Zen 5 with AVX-512, only ratios matter
 
 
-def _listed_ns(values: int) -> float:
-    """Time for a pair in a query's list: its image is fetched from anywhere in memory."""
-    return 60 + 0.25 * values
+def _expected_ns(bits: int, shares: list[float], blocks: list[int], shape: tuple[int, ...]) -> float:
+    """Time for a pair: ``shares`` are what is left after the codes and after each level, of so many blocks."""
+    count, values = shape
+    time = 0.6 + 0.0011 * bits + 20 * shares[0]
+    for share, width in zip(shares[:-1], blocks, strict=True):
+        time += share * (10 + 0.25 * width) + 15e3 / count  # for a candidate, whose row lies anywhere in memory; for a query
+    return time + shares[-1] * (100 + 0.4 * values) + 40e3 / count
+
+
+def _grid_bounds(grid: Grid, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Lower bounds int64 [Q, N] on the distances of rows uint8."""
+    (codes, errors), (other_codes, other_errors) = grid.encode(ones), grid.encode(others)
+    differ = np.empty((len(ones), len(others)), np.int32)
+    hamming(codes, other_codes, differ)
+    return grid.step * differ.astype(np.int64) - errors[:, None] - other_errors[None, :]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import DATA, images
 
-from harness import bound, partition
+from harness import bound, nearest, partition
 from harness.datasets import Images
 from harness.errors import HarnessError
-from harness.partition import Index, Partition
+from harness.partition import Grid, Index, Partition
 
 
 def brute(queries: Images, database: Images, same: bool) -> dict[str, list[tuple[int, int]]]:
@@ -75,7 +75,8 @@ def test_sums_past_2_24_are_exact():
 def test_sharding_changes_nothing(query_block, database_parts, indexed):
     queries, database = images(6, 50, 3, values=4), images(7, 80, 3, values=4)
     expected = brute(queries, database, False)
-    index = partition.build(database, [Partition.of(np.arange(16) // 4, np.ones(16))]) if indexed else None
+    blocks = Partition.of(np.arange(16) // 4, np.ones(16))
+    index = partition.build(database, Grid.of(blocks, nearest.rows_of(database), 64), [blocks]) if indexed else None
     assert compute(queries, database, False, index, query_block=query_block, database_parts=database_parts) == expected
     same = brute(database, database, True)
     assert compute(database, database, True, index, query_block=query_block, database_parts=database_parts) == same

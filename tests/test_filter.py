@@ -10,7 +10,7 @@ from test_nearest import pairs
 
 from harness import datasets, filter, nearest, partition, spec
 from harness.datasets import Images
-from harness.partition import Index, Partition
+from harness.partition import Grid, Index, Partition
 
 
 def scrambled(values: int, blocks: int, seed: int) -> Partition:
@@ -21,7 +21,9 @@ def scrambled(values: int, blocks: int, seed: int) -> Partition:
 
 def index(database: Images, seed: int, blocks: tuple[int, ...] = (2, 3, 5)) -> Index:
     values = int(np.prod(database.pixels.shape[1:]))
-    return partition.build(database, [scrambled(values, count, seed + count) for count in blocks])
+    partitions = [scrambled(values, count, seed + count) for count in blocks]
+    grid = Grid.of(partitions[0], nearest.rows_of(database)[:20], 4 + seed % 100)
+    return partition.build(database, grid, partitions[seed % 2 :])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -31,14 +33,14 @@ def test_equals_brute_force(case, blocks):
     found = filter.search(queries, queries, True, index(queries, 0, blocks))
     assert pairs(found) == brute(queries, queries, True)
     assert found.work.pairs == len(queries.ids) ** 2
-    assert len(found.work.kept) == len(blocks)
+    assert len(found.work.kept) == 1 + len(blocks)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_any_input_any_partition_any_part(seed, monkeypatch):
     """Few values and small images make ties; tiny tiles and buffers make every seam."""
     rng = np.random.default_rng(seed)
-    for name, size in (("TILE", 7), ("QUERY_BLOCK", 5), ("BUFFER", 40), ("FIRST", 2), ("NEXT", 3)):
+    for name, size in (("TILE", 7), ("QUERY_BLOCK", 5), ("BUFFER", 40), ("LISTED", 4), ("FIRST", 2), ("NEXT", 3)):
         monkeypatch.setattr(filter, name, size)
     classes = int(rng.integers(2, 9))
     database = images(seed, int(rng.integers(classes, 120)), classes, (1, 3, 4), int(rng.choice([2, 3, 256])))
@@ -75,14 +77,15 @@ def test_sums_past_2_24_are_exact(odd):
     for image in range(2, 6):
         pixels[image].reshape(-1)[: odd * (image % 3)] = 254
     data = Images(pixels, np.array([0, 1, 1, 1, 1, 1]), np.arange(6) * 2)
-    of = partition.build(data, [scrambled(150528, count, 0) for count in (4, 37, 500)])
+    of = index(data, 0, (4, 37, 500))
     assert pairs(filter.search(data, data, True, of)) == brute(data, data, True)
 
 
 def test_training_digits_with_a_learned_partition():
     digits = datasets.load(spec.DatasetSpec(source="digits"), None, 0).train
     hard = partition.hard_pairs(nearest.rows_of(digits), np.random.default_rng(0))
-    of = partition.build(digits, [partition.learn(hard, 8), partition.learn(hard, 24)])
+    coarse, fine = partition.learn(hard, 16), partition.learn(hard, 32)
+    of = partition.build(digits, Grid.of(coarse, nearest.rows_of(digits), 256), [coarse, fine])
     found = filter.search(digits, digits, True, of)
     assert pairs(found) == brute(digits, digits, True)
     assert found.work.exact < 0.1 * found.work.pairs

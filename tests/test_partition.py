@@ -7,7 +7,7 @@ from test_filter import scrambled
 
 from harness import partition
 from harness.nearest import Classes, rows_of
-from harness.partition import Partition
+from harness.partition import Grid, Partition
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -17,6 +17,19 @@ def test_never_above_the_distance(seed):
     bound = np.abs(projected[:, None] - projected[None]).sum(2)
     exact = np.abs(rows[:, None].astype(int) - rows[None]).sum(2)
     assert (bound <= exact).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_codes_are_never_above_the_distance(seed):
+    """Also where the grid was laid over other images, and with fewer bits than blocks."""
+    rows, others = rows_of(images(seed, 30, 2, (3, 6, 6))), rows_of(images(50 + seed, 20, 2, (3, 6, 6), values=1 + 20 * seed))
+    grid = Grid.of(scrambled(108, 1 + 3 * seed, seed), others, 10 + 60 * seed)
+    assert grid.lines.sum() <= 10 + 60 * seed
+    codes, errors = grid.encode(rows)
+    assert codes.shape[1] % 8 == 0
+    differ = np.unpackbits(codes[:, None] ^ codes[None], axis=2).sum(2).astype(int)
+    exact = np.abs(rows[:, None].astype(int) - rows[None]).sum(2)
+    assert (grid.step * differ - errors[:, None] - errors[None] <= exact).all()
 
 
 def test_projection_is_the_signed_block_sum():
@@ -59,8 +72,9 @@ def test_images_without_structure_need_no_index(monkeypatch):
 def test_the_index_follows_from_the_images_alone(monkeypatch):
     monkeypatch.setattr(partition, "WORTHWHILE", 0)
     rng = np.random.default_rng(0)
-    data = images(0, 400, 2, (1, 16, 16))
-    data.pixels[:] = (rng.integers(0, 128, (400, 3)) @ rng.integers(0, 2, (3, 256)) // 3).reshape(400, 1, 16, 16)
+    data = images(0, 3000, 2, (1, 40, 40))
+    data.pixels[:] = (rng.integers(0, 85, (3000, 3)) @ rng.integers(0, 2, (3, 1600))).reshape(3000, 1, 40, 40)
     one, two = (partition.index(data) for _ in range(2))
     assert one is not None
+    assert one.codes.tobytes() == two.codes.tobytes()
     assert [level.rows.tobytes() for level in one.levels] == [level.rows.tobytes() for level in two.levels]
