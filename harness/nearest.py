@@ -5,8 +5,9 @@ and longer images are summed in pieces, so that distances and ties are exact. Th
 tiles small enough for the cache: streaming all of it for each query is bound by memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -190,3 +191,15 @@ def hamming(queries: np.ndarray, tile: np.ndarray, out: np.ndarray) -> None:
     faiss.hammings(  # type: ignore[attr-defined]
         faiss.swig_ptr(queries), faiss.swig_ptr(tile), len(queries), len(tile), queries.shape[1], faiss.swig_ptr(out)
     )  # fmt: skip
+
+
+def gpu_distances() -> Callable[[Any, Any], Any] | None:
+    """FAISS's float32 l1 distances of all pairs of rows of two CUDA tensors; None where this FAISS has no GPU."""
+    import faiss
+
+    if not hasattr(faiss, "StandardGpuResources"):
+        return None
+    import faiss.contrib.torch_utils  # lets FAISS take tensors
+
+    resources = faiss.StandardGpuResources()
+    return lambda queries, tile: faiss.pairwise_distance_gpu(resources, queries, tile, metric=faiss.METRIC_L1)

@@ -19,6 +19,7 @@ PAIRS, QUERIES, SAMPLE = 4096, 256, 16_384  # hard pairs to learn from: of so ma
 TRIALS, COLUMNS, REFERENCE = 64, 8192, 65_536  # queries, images and reference images for measuring what a level leaves
 ROUNDS = 6
 WORTHWHILE = 6e10  # pixel differences, about 3 s: less than this is compared sooner than a partition is learned
+GPU_WORTHWHILE = 200_000  # images: a GPU compares all pairs of fewer in seconds (reckoned from FAISS's speed there, not measured)
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,14 @@ class Index:
     levels: tuple[Level, ...]
 
 
-def index(database: Images, seed: int = 0) -> Index | None:
+def index(database: Images, seed: int = 0, gpu: bool = False) -> Index | None:
     """The levels that should find neighbours in the database fastest, or None where comparing all pairs is faster.
 
     The levels are chosen by what they leave of a sample, and by costs measured once for all machines:
     a wrong guess costs time only.
     """
     flat = rows_of(database)
-    if float(len(flat)) ** 2 * flat.shape[1] < WORTHWHILE:
+    if float(len(flat)) ** 2 * flat.shape[1] < WORTHWHILE or (gpu and len(flat) < GPU_WORTHWHILE):
         return None
     rng = np.random.default_rng(seed)
     hard = hard_pairs(flat, rng)

@@ -126,13 +126,15 @@ def _bound(run: Run) -> int:
     todo = [(split, cell) for split, cell in run.plan.bounds.items() if not run.store.is_done(cell)]
     total = sum(-(-len(getattr(run.dataset, split).ids) // _QUERY_BLOCK) for split, _ in todo) if todo else 0
     run.progress.begin("bound", total, "blocks", len(run.plan.bounds) - len(todo))
-    index = run.cluster.share(make_index(run.dataset.train)) if todo else None
+    if todo:
+        gpu = _has_gpu(run.cluster)
+        index = run.cluster.share(make_index(run.dataset.train, gpu=gpu))
     for split, cell in todo:
         queries, database = getattr(run.dataset, split), run.dataset.train
-        arguments = (run.shared_dataset, split, index)
+        arguments = (run.shared_dataset, split, index, gpu)
 
         def shards(work: list[Any], arguments: tuple[Any, ...] = arguments) -> Iterator[tuple[int, Any]]:
-            for done in run.cluster.map(Searcher, arguments, Searcher.search, work, gpu=False):
+            for done in run.cluster.map(Searcher, arguments, Searcher.search, work, gpu=gpu):
                 run.progress.advance("bound")
                 yield done
 
@@ -143,6 +145,15 @@ def _bound(run: Run) -> int:
 
 
 _QUERY_BLOCK = 512
+
+
+def _has_gpu(cluster: Cluster) -> bool:
+    """Whether workers find a GPU: one of the cluster, or this process's own where it does the work."""
+    if not cluster.local:
+        return cluster.gpus > 0
+    import torch
+
+    return torch.cuda.is_available()
 
 
 # --- IV: the base network; III-C and V-D: the networks fine-tuned from it ------------------------------

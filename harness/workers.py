@@ -20,13 +20,21 @@ TEACHER_BLOCK = 256  # images; not the study's batch size, on which a training m
 
 
 class Searcher:
-    """A bound worker's state: the images and the index of the training images, mapped from the object store."""
+    """A bound worker's state: the images and the index of the training images, mapped from the object store, or on its GPU."""
 
-    def __init__(self, dataset: Dataset, split: str, index: Index | None) -> None:
+    def __init__(self, dataset: Dataset, split: str, index: Index | None, gpu: bool) -> None:
         self._queries: Images = getattr(dataset, split)
         self._database, self._same, self._index = dataset.train, split == "train", index
+        self._on_gpu: Any = None
+        if gpu:
+            from harness import nearest_gpu, networks
+
+            self._on_gpu = nearest_gpu.Database(dataset.train, index, networks.device())
 
     def search(self, shard: Shard) -> Found:
+        if self._on_gpu is not None:
+            found: Found = self._on_gpu.search(self._queries.take(shard.queries), self._same, shard.database)
+            return found
         return search_shard(self._queries, self._database, self._same, self._index, shard)
 
 

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import images, run_study
+from test_bound import brute
+from test_filter import index
+from test_nearest import pairs
 
-from harness import attacks, networks, seeds
+from harness import attacks, nearest_gpu, networks, seeds
 from harness.spec import METHODS, NetworkSpec
 
 pytestmark = pytest.mark.gpu
@@ -38,6 +41,18 @@ def test_attacks(method):
         (made,) = attacks.perturb(model, x, labels, networks.to_tensor(data.ids, torch.device(on)), settings, 0)
         found.append(attacks.norms(x, made)["l2"])
     assert np.mean(found[0]) == pytest.approx(np.mean(found[1]), rel=0.05)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("kernel", ["faiss", "torch"])
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 160, 160)])
+def test_neighbours(shape, kernel, indexed, monkeypatch):
+    """Exact, the smallest id on ties, by FAISS's kernel where this FAISS has a GPU, and by torch's."""
+    if kernel == "torch":
+        monkeypatch.setattr(nearest_gpu, "gpu_distances", lambda: None)
+    data = images(0, 60, 3, shape, values=3)
+    database = nearest_gpu.Database(data, index(data, 0) if indexed else None, torch.device("cuda"))
+    assert pairs(database.search(data, True)) == brute(data, data, True)
 
 
 def test_a_whole_study(tiny, tmp_path):
