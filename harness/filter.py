@@ -8,7 +8,7 @@ what is left after the last level is measured. See ``partition`` for the bounds.
 import numpy as np
 
 from harness.datasets import Images
-from harness.nearest import ALL, EXACT_VALUES, FAR, Found, Nearest, Work, blocks_by_class, distances, hamming, rows_of, tiles
+from harness.nearest import ALL, EXACT_VALUES, FAR, Found, Nearest, Work, around, blocks_by_class, distances, hamming, rows_of, tiles
 from harness.partition import Index
 
 QUERY_BLOCK = 128  # queries of one class that are filtered together
@@ -27,10 +27,9 @@ def search(queries: Images, database: Images, same: bool, index: Index, part: sl
     flat, size = rows_of(queries), BLOCK_BYTES // (4 * rows_of(database).shape[1])
     work = Work()
     for label, at in blocks_by_class(queries.labels, max(1, min(QUERY_BLOCK, size))):
-        kin = [rows for other_label, rows in slices if other_label == label]
-        foreign = [rows for other_label, rows in slices if other_label != label]
-        block = _Block(flat[at], queries.ids[at] if same else None, kin[0] if kin else slice(0, 0), store)
-        for rows in [*foreign, *kin]:  # the own class last: what is found in others limits the search for any class
+        foreign, kin = around(slices, label)
+        block = _Block(flat[at], queries.ids[at] if same else None, kin, store)
+        for rows in [*foreign, kin]:  # the own class last: what is found in others limits the search for any class
             for tile in tiles(rows, TILE):
                 block.look(tile)
         block.measure()

@@ -101,6 +101,19 @@ class Classes:
         return found
 
 
+def around(slices: list[tuple[int, slice]], label: int) -> tuple[list[slice], slice]:
+    """The rows of all classes but one, in as few slices as they make, and the rows of that one."""
+    foreign, kin = [slice(0, 0)], slice(0, 0)
+    for of, rows in slices:
+        if of == label:
+            kin = rows
+        elif foreign[-1].stop == rows.start:
+            foreign[-1] = slice(foreign[-1].start, rows.stop)
+        else:
+            foreign.append(rows)
+    return foreign, kin
+
+
 def blocks_by_class(labels: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
     """(label, positions) of blocks of at most ``size`` images of one class."""
     for label in np.unique(labels).tolist():

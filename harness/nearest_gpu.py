@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from harness.datasets import Images
-from harness.nearest import ALL, EXACT_VALUES, FAR, Classes, Found, Nearest, Work, blocks_by_class, gpu_distances, rows_of, tiles
+from harness.nearest import ALL, EXACT_VALUES, FAR, Classes, Found, Nearest, Work, around, blocks_by_class, gpu_distances, rows_of, tiles
 from harness.partition import Index, Partition
 
 QUERY_BLOCK = 512
@@ -42,10 +42,10 @@ class Database:
         for label, at in blocks_by_class(queries.labels, QUERY_BLOCK):
             kinds = [_Best(len(at), self._device) for _ in range(2)]
             block = _Queries(rows_of(queries)[at], queries.ids[at] if same else None, self._partition, self._device)
-            for foreign in (True, False):
-                for rows in [rows for of_label, rows in slices if (of_label != label) == foreign]:
-                    for tile in tiles(rows, max(1, TILE_BYTES // (4 * self._rows.shape[1]))):
-                        work += self._look(block, tile, kinds[0 if foreign else 1], kinds[0], not foreign)
+            foreign, kin = around(slices, label)
+            for rows in [*foreign, kin]:
+                for tile in tiles(rows, max(1, TILE_BYTES // (4 * self._rows.shape[1]))):
+                    work += self._look(block, tile, kinds[int(rows is kin)], kinds[0], rows is kin)
             other.improve(at, kinds[0].on_host())
             own.improve(at, kinds[1].on_host())
         return Found(other, other.merge(own), work)

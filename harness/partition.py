@@ -15,7 +15,7 @@ from harness.nearest import EXACT_VALUES, Classes, distances, hamming, rows_of, 
 
 BLOCKS = (48, 96, 192, 384, 768)  # sizes of the partitions among which the filter's levels are chosen
 BITS, CODED = (512, 1024, 2048), 96  # sizes of the codes among which its first is chosen, and of the partitions to be coded
-PAIRS, QUERIES, SAMPLE = 4096, 256, 16_384  # hard pairs to learn from: of so many queries, in a sample of the images
+PAIRS, QUERIES, SAMPLE = 2048, 128, 16_384  # hard pairs to learn from: of so many queries, in a sample of the images
 TRIALS, COLUMNS, REFERENCE = 64, 8192, 65_536  # queries, images and reference images for measuring what a level leaves
 ROUNDS = 6
 WORTHWHILE = 6e10  # pixel differences, about 3 s: less than this is compared sooner than a partition is learned
@@ -40,7 +40,7 @@ class Partition:
         """P of rows [N, d]: float32 [N, blocks], exact integers for rows of 0..255."""
         found = np.empty((len(rows), len(self.starts)), dtype=np.float32)
         for tile in tiles(slice(0, len(rows)), max(1, (1 << 18) // rows.shape[1])):
-            found[tile] = np.add.reduceat(rows[tile][:, self.pixels] * self.signs, self.starts, axis=1)
+            found[tile] = np.add.reduceat(rows[tile].take(self.pixels, axis=1) * self.signs, self.starts, axis=1)
         return found
 
 

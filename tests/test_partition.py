@@ -6,7 +6,7 @@ from conftest import images
 from test_filter import scrambled
 
 from harness import partition
-from harness.nearest import Classes, rows_of
+from harness.nearest import rows_of
 from harness.partition import Grid, Partition
 
 
@@ -49,14 +49,6 @@ def test_learned_blocks_keep_more_than_neighbouring_pixels():
 
 def test_learning_from_constant_images():
     assert len(partition.learn(np.zeros((40, 12), np.float32), 4).starts) == 4
-
-
-def test_classes_are_slices_in_ascending_position():
-    labels = np.array([2, 0, 2, 1, 0])
-    classes = Classes.of(labels)
-    assert classes.order.tolist() == [1, 4, 3, 0, 2]
-    assert classes.slices(slice(None)) == [(0, slice(0, 2)), (1, slice(2, 3)), (2, slice(3, 5))]
-    assert classes.slices(slice(1, 3)) == [(0, slice(0, 1)), (2, slice(4, 5))]
 
 
 def test_few_images_need_no_index():
