@@ -12,7 +12,7 @@ from harness.nearest import ALL, EXACT_VALUES, FAR, Found, Nearest, Work, around
 from harness.partition import Index
 
 QUERY_BLOCK = 128  # queries of one class that are filtered together
-BLOCK_BYTES = 1 << 23  # of these queries' float32 pixels, for large images
+BLOCK_BYTES = 1 << 24  # of these queries' float32 pixels, and of the candidates measured at once, for large images
 TILE = 2048  # images bounded at once: tile and bounds stay in the cache
 BUFFER = 1 << 20  # candidates kept before they are measured: bounds the memory where the filter rules out little
 NEVER = np.iinfo(np.int32).max  # steps
@@ -24,9 +24,8 @@ def search(queries: Images, database: Images, same: bool, index: Index, part: sl
     """What ``nearest.search_tiled`` finds, by the levels of an index of the database."""
     other, own = Nearest.none(len(queries.ids)), Nearest.none(len(queries.ids))
     slices, store = index.classes.slices(part), _Store(database, index)
-    flat, size = rows_of(queries), BLOCK_BYTES // (4 * rows_of(database).shape[1])
-    work = Work()
-    for label, at in blocks_by_class(queries.labels, max(1, min(QUERY_BLOCK, size))):
+    flat, work = rows_of(queries), Work()
+    for label, at in blocks_by_class(queries.labels, min(QUERY_BLOCK, store.fitting)):
         foreign, kin = around(slices, label)
         block = _Block(flat[at], queries.ids[at] if same else None, kin, store)
         for rows in [*foreign, kin]:  # the own class last: what is found in others limits the search for any class
@@ -62,7 +61,8 @@ class _Store:
         self.grid, self.codes, self.errors = index.grid, index.codes, index.errors
         self.partitions = [level.partition for level in index.levels]
         self.levels = [_Rows(level.rows, LISTED) for level in index.levels]
-        self.pixels = _Rows(self.flat, NEXT)
+        self.fitting = max(1, BLOCK_BYTES // (4 * self.flat.shape[1]))  # images
+        self.pixels = _Rows(self.flat, min(NEXT, self.fitting))
         self.sums = np.float32 if self.flat.shape[1] <= EXACT_VALUES else np.float64
         self.steps = np.empty(QUERY_BLOCK * TILE, np.int32)
 
@@ -70,11 +70,11 @@ class _Store:
 class _Block:
     """Queries of one class: what is nearest to each so far, and the candidates that are not measured yet."""
 
-    def __init__(self, pixels: np.ndarray, own_ids: np.ndarray | None, kin: slice, store: "_Store") -> None:
+    def __init__(self, pixels: np.ndarray, own_ids: np.ndarray | None, kin: slice, store: _Store) -> None:
         self._pixels, self._own_ids, self._kin, self._store = pixels.astype(np.float32), own_ids, kin, store
         self._codes, self._errors = store.grid.encode(pixels)
         self._projected = [partition.project(pixels) for partition in store.partitions]
-        self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # queries, rows, bounds
+        self._waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # queries, rows, steps
         self.other, self.own = Nearest.none(len(pixels)), Nearest.none(len(pixels))
         self.work = Work(0, (0,) * (1 + len(store.partitions)), 0)
 
@@ -113,12 +113,12 @@ class _Block:
         return (nearest * (1 + (blocks + 4) * 2.0**-24)).astype(np.float32)
 
     def _measure_lowest(self, steps: np.ndarray, tile: slice, kin: int) -> None:
-        """Measure each query's image of lowest bound, unless ruled out: these lower the limits as no distance to many could."""
+        """Measure each query's image of lowest bound in a tile, unless ruled out: the limits fall while tiles are looked at."""
         best = steps.argmin(axis=1)
         which = np.flatnonzero(steps[np.arange(len(steps)), best] <= self._most_steps()[kin])
         row = tile.start + best[which]
         total = np.empty(len(which), np.int64)
-        for some in tiles(slice(0, len(which)), NEXT):
+        for some in tiles(slice(0, len(which)), min(NEXT, self._store.fitting)):
             stored = self._store.pixels.take(self._store.order[row[some]])
             np.abs(np.subtract(stored, self._pixels[which[some]], out=stored), out=stored)
             total[some] = stored.sum(axis=1, dtype=self._store.sums)
@@ -152,7 +152,7 @@ class _Block:
             kept.append(len(row))
         size = FIRST
         while len(row):
-            row, kin, bound = self._measure_first(query, row, kin, bound, size)
+            row, kin, bound = self._measure_first(query, row, kin, bound, min(size, self._store.fitting))
             size = NEXT
         self.work += Work(0, tuple(kept))
 

@@ -17,6 +17,7 @@ BLOCKS = (48, 96, 192, 384, 768)  # sizes of the partitions among which the filt
 BITS, CODED = (512, 1024, 2048), 96  # sizes of the codes among which its first is chosen, and of the partitions to be coded
 PAIRS, QUERIES, SAMPLE = 2048, 128, 16_384  # hard pairs to learn from: of so many queries, in a sample of the images
 TRIALS, COLUMNS, REFERENCE = 64, 8192, 65_536  # queries, images and reference images for measuring what a level leaves
+PAIRS_BYTES = 1 << 28  # of these pairs' float32 differences, for large images
 ROUNDS = 6
 WORTHWHILE = 6e10  # pixel differences, about 3 s: less than this is compared sooner than a partition is learned
 GPU_WORTHWHILE = 200_000  # images: a GPU compares all pairs of fewer in seconds (reckoned from FAISS's speed there, not measured)
@@ -33,6 +34,7 @@ class Partition:
     @staticmethod
     def of(block: np.ndarray, sign: np.ndarray) -> "Partition":
         """From each pixel's block and sign; blocks without a pixel vanish."""
+        assert np.bincount(block).max() <= EXACT_VALUES, "a float32 would not hold a block's sum"
         order = np.argsort(block, kind="stable")
         return Partition(order, sign[order].astype(np.float32), np.unique(block[order], return_index=True)[1])
 
@@ -115,7 +117,7 @@ def index(database: Images, seed: int = 0, gpu: bool = False) -> Index | None:
         return None
     rng = np.random.default_rng(seed)
     hard = hard_pairs(flat, rng)
-    ladder = [learn(hard, blocks) for blocks in BLOCKS if 2 * blocks <= flat.shape[1]]
+    ladder = [learn(hard, blocks) for blocks in BLOCKS if 2 * blocks <= flat.shape[1] <= EXACT_VALUES * blocks]
     chosen = _fastest(database, ladder, rng)
     return build(database, *chosen) if chosen else None
 
@@ -142,13 +144,14 @@ def _projected(partition: Partition, flat: np.ndarray, order: np.ndarray) -> np.
 
 
 def hard_pairs(flat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Differences [PAIRS, d] of near, not nearest, images: those that a bound must rule out by the narrowest margin."""
+    """Differences float32 [M, d], M about PAIRS, of near, not nearest, images: those that a bound must rule out by the narrowest margin."""
     at = np.sort(rng.choice(len(flat), min(SAMPLE, len(flat)), replace=False))
     queries = rng.choice(len(at), min(QUERIES, len(at)), replace=False)
     measured = _all_distances(flat, at[queries], at)
     near = max(1, len(at) // 100)
     nearest = np.argpartition(measured, near, axis=1)[:, :near]
-    chosen = np.take_along_axis(nearest, rng.integers(0, near, (len(queries), max(1, PAIRS // len(queries)))), axis=1)
+    pairs = max(1, min(PAIRS, PAIRS_BYTES // (4 * flat.shape[1])) // len(queries))
+    chosen = np.take_along_axis(nearest, rng.integers(0, near, (len(queries), pairs)), axis=1)
     differences = flat[at[queries]].astype(np.float32)[:, None] - flat[at[chosen]]
     return differences.reshape(-1, flat.shape[1])
 
@@ -161,18 +164,21 @@ def learn(differences: np.ndarray, blocks: int) -> Partition:
     """
     values = differences.shape[1]
     block, sign = np.arange(values) * blocks // values, np.ones(values)
-    start = Partition.of(block, sign)
-    learned = start
+    learned = Partition.of(block, sign)
     for _ in range(ROUNDS):
-        favour = differences.T @ np.sign(learned.project(differences))
-        best = np.abs(favour).argmax(axis=1)
-        strength = favour[np.arange(values), best]
+        signs = np.sign(learned.project(differences))
+        best, strength = np.empty(values, np.int64), np.empty(values, np.float32)
+        for some in tiles(slice(0, values), 4096):
+            favour = differences[:, some].T @ signs
+            best[some] = np.abs(favour).argmax(axis=1)
+            strength[some] = favour[np.arange(len(favour)), best[some]]
         alive = strength != 0  # a pixel that never differs stays where it is: it is of use to no block, and too much for one
         block, sign = np.where(alive, best, block), np.where(alive, np.sign(strength), sign)
         block = np.unique(block, return_inverse=True)[1]
+        if np.bincount(block).max() > EXACT_VALUES:
+            break
         learned = Partition.of(block, sign)
-    fits = np.bincount(block).max() <= EXACT_VALUES  # else a float32 would not hold its sum
-    return learned if fits else start
+    return learned
 
 
 def _all_distances(flat: np.ndarray, queries: np.ndarray, at: np.ndarray) -> np.ndarray:
