@@ -209,8 +209,8 @@ def _fastest(database: Images, ladder: list[Partition], rng: np.random.Generator
     for grid in (Grid.of(p, others, bits) for p in ladder if len(p.starts) <= CODED for bits in BITS):
         left_first = (_grid_bounds(grid, ones, others) <= limit).mean()
         for chosen in itertools.chain.from_iterable(itertools.combinations(range(len(ladder)), size) for size in range(len(ladder) + 1)):
-            if grid.lines.sum() / 8 + 2 * sum(len(ladder[level].starts) for level in chosen) > flat.shape[1]:
-                continue  # the index is no larger than the images
+            if grid.lines.sum() / 8 + 2 * sum(len(ladder[level].starts) for level in chosen) > 2 / 3 * flat.shape[1]:
+                continue  # workers hold the index beside the images: it stays smaller than they are
             shares = [left_first, *(left[level] for level in chosen)]
             expected = _expected_ns(int(grid.lines.sum()), shares, [len(ladder[level].starts) for level in chosen], flat.shape)
             if expected < fastest[0]:
