@@ -1,0 +1,109 @@
+"""Saliency map attacks, which change few values: JSMA by ART's rule and by Papernot's."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness import seeds
+from harness.attacks.gradients import class_count, input_gradient
+from harness.spec import Jsma, JsmaPairs
+
+
+def jsma_targets(labels: Tensor, ids: Tensor, classes: int, seed: int) -> Tensor:
+    """Classes to reach, int64 [B]: uniform among those other than ``labels``, drawn by (seed, image id)."""
+    if classes < 2:
+        raise ValueError(f"a target other than the label needs 2 classes, got {classes}")
+    draw = seeds.uniform(seed, ids, torch.zeros_like(ids), 1)[:, 0].double()
+    return (labels + 1 + (draw * (classes - 1)).long()) % classes
+
+
+def jsma(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: Jsma, seed: int) -> list[Tensor]:
+    """Saliency map attack by ART's rule (``SaliencyMapMethod``): not Papernot's, see ``jsma_pairs``.
+
+    Each step moves by theta the two values with the largest gradient of the target's logit among
+    those that are not saturated. It ends at the target, when the share of changed values exceeds
+    gamma (so by up to two values), or when all are saturated.
+    """
+    saturated = _saturation(settings.theta)
+    targets = jsma_targets(labels, ids, class_count(network, images), seed)
+    clean, moved = images.flatten(1), images.flatten(1).clone()
+    active = torch.arange(len(images), device=images.device)
+    while len(active):
+        x, target = moved[active].requires_grad_(), targets[active]
+        logits = network(x.view(-1, *images.shape[1:]))
+        gradient = input_gradient(logits.gather(1, target[:, None]).sum(), x) * math.copysign(1, settings.theta)
+        with torch.no_grad():
+            free, changed = x != saturated, (x != clean[active]).sum(1)
+            going = (logits.argmax(1) != target) & (changed.double() / x.shape[1] <= settings.gamma) & free.any(1)
+            pair = gradient.masked_fill(~free, -torch.inf).topk(2, dim=1).indices[going]
+            active = active[going]
+            moved[active[:, None], pair] = (x[going].gather(1, pair) + settings.theta).clamp(0, 1)
+    return [moved.view_as(images)]
+
+
+def jsma_pairs(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: JsmaPairs, seed: int) -> list[Tensor]:
+    """Saliency map attack: Papernot et al. 2016, algorithm 3 with the pair search of algorithm 2.
+
+    Each of at most floor(gamma * values / 2) steps moves by theta the pair of values with the largest
+    saliency (equation 8, or 9 for negative theta; gradients of logits, as in the paper's section IV).
+    Saturated values leave the search domain: with theta = 1 each is used once. It ends at the target
+    or where no pair has a positive saliency.
+    """
+    saturated, sign = _saturation(settings.theta), math.copysign(1, settings.theta)
+    targets = jsma_targets(labels, ids, class_count(network, images), seed)
+    moved = images.flatten(1).clone()
+    active = torch.arange(len(images), device=images.device)
+    for _ in range(math.floor(settings.gamma * moved.shape[1] / 2 + 1e-9)):
+        if not len(active):
+            break
+        x, target = moved[active].requires_grad_(), targets[active]
+        logits = network(x.view(-1, *images.shape[1:]))
+        wanted = logits.gather(1, target[:, None]).sum()
+        toward = input_gradient(wanted, x, keep_graph=True) * sign
+        away = input_gradient(logits.sum() - wanted, x) * -sign  # one pass for all other classes: only their sum counts
+        with torch.no_grad():
+            out = x == saturated
+            pair, valid = best_pairs(toward.masked_fill(out, -torch.inf), away.masked_fill(out, -torch.inf))
+            going = (logits.argmax(1) != target) & valid
+            active, pair = active[going], pair[going]
+            moved[active[:, None], pair] = (x[going].gather(1, pair) + settings.theta).clamp(0, 1)
+    return [moved.view_as(images)]
+
+
+def best_pairs(a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """The pair (p, q) of each row with the largest (a_p + a_q)(c_p + c_q), both factors positive.
+
+    ``a`` and ``c`` are [B, d], -inf where a value is out of the search domain. Returns the pairs,
+    int64 [B, 2], and whether there is one, bool [B] (where not, the pair means nothing).
+
+    Exact without looking at all pairs: let p have two others that are at least as good in both a and
+    c. One of them is not q, and takes p's place at no loss. So both of some best pair have at most
+    one such other, and only values like that (a few dozen of thousands) are paired.
+    """
+    # Sorted by a, those at least as good in a come before; one of them at most may have a c as large:
+    # c must exceed the second largest c before it.
+    a, order = a.sort(dim=1, descending=True, stable=True)
+    c = c.gather(1, order)
+    largest = c.cummax(1).values
+    second = torch.minimum(c, _shifted(largest)).cummax(1).values
+    position = torch.arange(a.shape[1], 0, -1, device=a.device)
+    rank = torch.where(c > _shifted(second), position, 0)
+    n = int((rank > 0).sum(1).max().clamp(min=1))
+    rank, candidate = rank.topk(n, dim=1)  # in order of a; rows with fewer than n are filled up
+    a, c = (value.gather(1, candidate).masked_fill(rank == 0, -torch.inf) for value in (a, c))
+    alpha, beta = a[:, :, None] + a[:, None, :], c[:, :, None] + c[:, None, :]
+    saliency = torch.where((alpha > 0) & (beta > 0), alpha * beta, 0).triu(diagonal=1)
+    value, flat = saliency.flatten(1).max(1)
+    return order.gather(1, candidate.gather(1, torch.stack([flat // n, flat % n], 1))), value > 0
+
+
+def _shifted(values: Tensor) -> Tensor:
+    """Each column moved one to the right, -inf in the first: what was known before."""
+    return functional.pad(values[:, :-1], (1, 0), value=-torch.inf)
+
+
+def _saturation(theta: float) -> float:
+    """The value at which theta can move a pixel no further."""
+    return 1.0 if theta > 0 else 0.0
