@@ -6,6 +6,7 @@ To add one: a function (channels, size, classes, spec) -> body, an entry in ``BO
 
 import hashlib
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,25 @@ def from_tensors(network: Classifier, tensors: dict[str, np.ndarray], to: torch.
     """``network`` with the stored weights, on a device, in eval mode, its parameters frozen."""
     network.load_state_dict({name: to_tensor(value, to) for name, value in tensors.items()})
     return network.to(to).eval().requires_grad_(False)
+
+
+def low_precision(network: Classifier) -> Classifier:
+    """A copy that takes and returns float32 and computes in bfloat16, channels last; normalisation stays float32.
+
+    For gradients: bfloat16 has float32's range, so none vanishes, and 8 bits of precision, so an argmax means nothing.
+    """
+    copy = Classifier(_LowPrecision(network.body), tuple(network.mean.flatten().tolist()), tuple(network.std.flatten().tolist()))
+    return copy.to(network.mean.device).eval().requires_grad_(False)
+
+
+class _LowPrecision(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = deepcopy(body).to(torch.bfloat16).to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.body(x.to(dtype=torch.bfloat16, memory_format=torch.channels_last))
+        return logits.float()
 
 
 def logits(network: nn.Module, images: np.ndarray, batch_size: int, on: torch.device) -> Iterator[Tensor]:

@@ -268,9 +268,9 @@ def _lacking(run: Run, attack: Attack) -> Attack:
 
 
 def _blocks(run: Run, split: str) -> list[slice]:
-    from harness.evaluation import blocks
+    from harness.evaluation import BATCHES_PER_TASK, blocks
 
-    return blocks(len(getattr(run.dataset, split).ids), run.study.batch_size)
+    return blocks(len(getattr(run.dataset, split).ids), BATCHES_PER_TASK * run.study.batch_size)
 
 
 # --- V-C to V-E: every network on every set of images --------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.spec import AttackSpec, Pgd, Study, TrainingSpec, epsilon_text
+from harness.spec import AttackSpec, Pgd, PgdSpec, Study, TrainingSpec, epsilon_text
 from harness.store import Cell
 
 SPLITS = ("train", "test")
@@ -120,10 +120,11 @@ def plan(study: Study, fingerprint: str, pretrained: str | None) -> Plan:
 def white_box(plan: Plan, networks: tuple[Network, ...]) -> tuple[Evaluation, ...]:
     """PGD against each of ``networks``, for every epsilon and step size (V-E)."""
     study, spec = plan.study, plan.study.white_box
+    same = spec.model_dump(include=set(PgdSpec.model_fields) - {"epsilon"})
     return tuple(
         _evaluation(
             study, plan.identity["data"]["test"], network, None,
-            Pgd(method="pgd", epsilon=(epsilon,), step_divisor=divisor, steps=spec.steps, random_start=spec.random_start),
+            Pgd(method="pgd", epsilon=(epsilon,), step_divisor=divisor, **same),
         )
         for network in networks
         for epsilon in spec.epsilon

@@ -17,6 +17,13 @@ from harness.errors import HarnessError, did_you_mean
 
 Protocol = Literal["prediction", "label"]
 Neighbours = Literal["other_class", "any_class"]
+Gradients = Annotated[
+    Literal["float32", "bfloat16"], Field(description="arithmetic of gradients; what enters a result is decided in float32 either way")
+]
+PgdEngine = Annotated[
+    Literal["foolbox", "early_stop"], Field(description="Foolbox's takes all steps; early_stop leaves an image where it is fooled")
+]
+Restarts = Annotated[int, Field(ge=1, description="starts tried on an image until one fools it")]
 
 
 def _fraction(value: Any) -> Any:
@@ -166,6 +173,7 @@ class DeepFool(Strict):
     method: Literal["deepfool"]
     steps: Count = 100
     overshoot: Annotated[float, Field(ge=0, le=1)] = Field(1e-6, description="ART's default, the paper's; .02 survives rounding")
+    gradients: Gradients = "float32"
 
 
 class Jsma(Strict):
@@ -193,28 +201,52 @@ class CwL2(Strict):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     initial_constant: Annotated[float, Field(gt=0)] = 0.1
     confidence: Annotated[float, Field(ge=0)] = 0.0
+    gradients: Gradients = "float32"
 
 
-class Pgd(Strict):
-    """Projected gradient descent, l-inf: Madry et al. 2018, run by Foolbox."""
+class Ddn(Strict):
+    """Decoupled direction and norm, l2: Rony et al. 2019. Every value of a pixel is possible, not 256 levels."""
 
-    method: Literal["pgd"]
+    method: Literal["ddn"]
+    steps: Count = 100
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.05, description="the norm shrinks or grows by this share a step")
+    initial_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="l2 in [0, 1] units")
+    gradients: Gradients = "float32"
+
+
+class PgdSpec(Strict):
+    """How projected gradient descent is run, whatever its step sizes."""
+
     epsilon: Epsilons
-    step_divisor: Annotated[float, Field(ge=1)] = Field(10.0, description="step size = epsilon / step_divisor")
     steps: Count = 40
     random_start: bool = True
+    restarts: Restarts = 1
+    engine: PgdEngine = "foolbox"
+    gradients: Gradients = "float32"
+
+    @model_validator(mode="after")
+    def _restarts_differ(self) -> Self:
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError("'restarts' without 'random_start' would all be the same")
+        return self
 
 
-AttackSpec = Annotated[Fgsm | DeepFool | Jsma | JsmaPairs | CwL2 | Pgd, Field(discriminator="method")]
+class Pgd(PgdSpec):
+    """Projected gradient descent, l-inf: Madry et al. 2018."""
+
+    method: Literal["pgd"]
+    step_divisor: Annotated[float, Field(ge=1)] = Field(10.0, description="step size = epsilon / step_divisor")
+
+
+AttackSpec = Annotated[Fgsm | DeepFool | Jsma | JsmaPairs | CwL2 | Ddn | Pgd, Field(discriminator="method")]
 METHODS: dict[str, type[Strict]] = {
-    get_args(model.model_fields["method"].annotation)[0]: model for model in (Fgsm, DeepFool, Jsma, JsmaPairs, CwL2, Pgd)
+    get_args(model.model_fields["method"].annotation)[0]: model for model in (Fgsm, DeepFool, Jsma, JsmaPairs, CwL2, Ddn, Pgd)
 }
 
 
-class WhiteBoxSpec(Strict):
+class WhiteBoxSpec(PgdSpec):
     """PGD with full knowledge of the network (V-E), on f1 and on the strongest defended network."""
 
-    epsilon: Epsilons
     step_divisors: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1), AfterValidator(_distinct)] = (
         4,
         5,
@@ -224,8 +256,6 @@ class WhiteBoxSpec(Strict):
         9,
         10,
     )
-    steps: Count = 40
-    random_start: bool = True
 
 
 # --- the study ----------------------------------------------------------------------------------
@@ -251,7 +281,7 @@ class Study(Strict):
     base: TrainingSpec
     protocol: Protocol = Field("prediction", description="attacks start from f1's prediction (the paper, ART) or from the true label")
     attacks: Annotated[dict[Name, AttackSpec], Field(min_length=1)]
-    batch_size: Count = Field(128, description="images attacked or evaluated together; blocks are fixed by image order")
+    batch_size: Count = Field(128, description="images in the network at once; blocks of them are fixed by image order")
     effectiveness_k: Annotated[float, Field(gt=0)] = Field(2.0, description="k of the bound that scores attacks (Table III: 2)")
     defense: DefenseSpec = DefenseSpec()
     adversarial_training: AdversarialTrainingSpec = AdversarialTrainingSpec()

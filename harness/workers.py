@@ -76,7 +76,7 @@ class Tester:
         network, attack, block = task
         images = getattr(self._dataset, attack.split).take(block)
         seed = derive(self._study.seed, "attack", attack.name)
-        return attack_block(self._network(network), images, attack.settings, self._study.protocol, seed)
+        return attack_block(self._network(network), images, attack.settings, self._study.protocol, seed, self._study.batch_size)
 
     def evaluate(self, task: list[Evaluation]) -> list[np.ndarray]:
         from harness import networks
@@ -94,4 +94,6 @@ class Tester:
         assert evaluation.settings is not None
         images = self._dataset.test.take(block)
         seed = derive(self._study.seed, "white_box")
-        return white_box_block(self._network(evaluation.network), images, evaluation.settings, self._study.protocol, seed)
+        return white_box_block(
+            self._network(evaluation.network), images, evaluation.settings, self._study.protocol, seed, self._study.batch_size
+        )

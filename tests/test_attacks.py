@@ -19,7 +19,9 @@ JSMA = spec.Jsma(method="jsma", theta=0.1, gamma=1.0)
 PAIRS = spec.JsmaPairs(method="jsma_pairs", gamma=0.4)
 CW = spec.CwL2(method="cw_l2", binary_search_steps=3, steps=40)
 PGD = spec.Pgd(method="pgd", epsilon=(0.05, 0.3), steps=10, step_divisor=4)
-CASES: list[Any] = [FGSM, DEEPFOOL, JSMA, JSMA.model_copy(update={"theta": -0.25, "gamma": 0.5}), PAIRS, CW, PGD]
+DDN = spec.Ddn(method="ddn", steps=40)
+EARLY = PGD.model_copy(update={"engine": "early_stop", "restarts": 2})
+CASES: list[Any] = [FGSM, DEEPFOOL, JSMA, JSMA.model_copy(update={"theta": -0.25, "gamma": 0.5}), PAIRS, CW, DDN, PGD, EARLY]
 cases = pytest.mark.parametrize("settings", CASES, ids=lambda settings: settings.method)
 
 
@@ -200,7 +202,7 @@ def test_inputs_that_cannot_be_attacked_are_refused(linear: Any) -> None:
 )
 def test_an_attack_that_breaks_its_word_is_an_error(expected: str, broken: Any, linear: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     network, images, labels, ids = linear
-    monkeypatch.setitem(ATTACKS, "fgsm", lambda n, x, y, i, settings, seed: [broken(x, e) for e in settings.epsilon])
+    monkeypatch.setitem(ATTACKS, "fgsm", lambda n, x, y, i, settings, seed, size: [broken(x, e) for e in settings.epsilon])
     with pytest.raises(RuntimeError, match=expected):
         perturb(network, images, labels, ids, FGSM, SEED)
 

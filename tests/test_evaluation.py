@@ -20,8 +20,8 @@ def test_the_protocols_differ_where_the_network_errs():
     data = images(0, 40, 3, shape=(1, 8, 8))
     network = networks.build(NetworkSpec(architecture="convnet", width=4), data.pixels, 3, 0).eval().requires_grad_(False)
     settings = Fgsm(method="fgsm", epsilon=(0.05,))
-    ((rows, made),) = evaluation.attack_block(network, data, settings, "prediction", 0)
-    ((_, labelled),) = evaluation.attack_block(network, data, settings, "label", 0)
+    ((rows, made),) = evaluation.attack_block(network, data, settings, "prediction", 0, 16)
+    ((_, labelled),) = evaluation.attack_block(network, data, settings, "label", 0, 16)
     right = rows["predicted"] == data.labels
     assert 0 < right.sum() < 40
     assert np.array_equal(made[right], labelled[right])
@@ -31,7 +31,7 @@ def test_the_protocols_differ_where_the_network_errs():
 def test_rows_are_measured_on_what_is_returned():
     data = images(1, 10, 3, shape=(1, 8, 8))
     network = networks.build(NetworkSpec(architecture="convnet", width=4), data.pixels, 3, 0).eval().requires_grad_(False)
-    results = evaluation.attack_block(network, data, Fgsm(method="fgsm", epsilon=(0.1, 0.2)), "prediction", 0)
+    results = evaluation.attack_block(network, data, Fgsm(method="fgsm", epsilon=(0.1, 0.2)), "prediction", 0, 16)
     assert len(results) == 2
     for (rows, made), epsilon in zip(results, (0.1, 0.2), strict=True):
         assert made.dtype == np.float32

@@ -3,7 +3,7 @@
 Images are float32 [B, C, H, W] in [0, 1]; networks take such images and return logits [B, classes].
 Every image's path is its own: its own stopping, constants and draws (keyed on seed and image id), so
 how images are grouped changes nothing but the order of summation inside the network's kernels.
-Images that are done leave the batch, and one forward pass serves the stop test and the gradient.
+Images that are done leave the batch and others take their place (see ``compaction``).
 
 What an attack says of its own success is not used: predictions and ``norms`` are measured afterwards.
 """
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.carlini_wagner import cw_l2
+from harness.attacks.decoupled_direction_norm import ddn
 from harness.attacks.deepfool import deepfool
 from harness.attacks.gradient_sign import fgsm, pgd
 from harness.attacks.gradients import frozen
@@ -23,23 +24,32 @@ from harness.attacks.saliency_map import jsma, jsma_pairs
 from harness.errors import did_you_mean
 from harness.spec import AttackSpec
 
-# (network, images, labels = classes to leave, ids, settings, seed) -> one batch per epsilon of the
-# settings, in their order; a single one for attacks that look for the smallest perturbation.
-Attack = Callable[[nn.Module, Tensor, Tensor, Tensor, Any, int], list[Tensor]]
+# (network, images, labels = classes to leave, ids, settings, seed, images in the network at once) -> all images
+# for each epsilon of the settings, in their order; once for attacks that look for the smallest perturbation.
+Attack = Callable[[nn.Module, Tensor, Tensor, Tensor, Any, int, int], list[Tensor]]
 
 _LINF_TOLERANCE = 1e-6  # float32 rounding of x + epsilon
 
+ATTACKS: dict[str, Attack] = {
+    "fgsm": fgsm,
+    "deepfool": deepfool,
+    "jsma": jsma,
+    "jsma_pairs": jsma_pairs,
+    "cw_l2": cw_l2,
+    "ddn": ddn,
+    "pgd": pgd,
+}
 
-ATTACKS: dict[str, Attack] = {"fgsm": fgsm, "deepfool": deepfool, "jsma": jsma, "jsma_pairs": jsma_pairs, "cw_l2": cw_l2, "pgd": pgd}
 
-
-def perturb(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: AttackSpec, seed: int) -> list[Tensor]:
+def perturb(
+    network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: AttackSpec, seed: int, batch_size: int = 128
+) -> list[Tensor]:
     """The adversarial images of one attack: float32 [B, C, H, W] in [0, 1] on the images' device.
 
     ``images`` float32 [B, C, H, W] in [0, 1]; ``labels`` int64 [B], the classes to leave (true labels
-    or the network's predictions); ``ids`` int64 [B], which key the draws. One batch per epsilon of the
-    settings, in order; a single one for attacks that look for the smallest perturbation. The network
-    is in eval mode, returns logits, and is left as it was found.
+    or the network's predictions); ``ids`` int64 [B], which key the draws; ``batch_size`` of them are in the
+    network at once. All images for each epsilon of the settings, in order; once for attacks that look for
+    the smallest perturbation. The network is in eval mode, returns logits, and is left as it was found.
 
     Raises ValueError for inputs that cannot be attacked, RuntimeError for an attack that broke its word.
     """
@@ -47,8 +57,9 @@ def perturb(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, set
     if method not in ATTACKS:
         raise ValueError(f"unknown attack method '{method}'{did_you_mean(str(method), ATTACKS)}")
     _check_inputs(network, images, labels, ids)
+    images = images.detach().flatten(1).view(images.shape)  # strides as of a new tensor: kernels are chosen by them
     with torch.enable_grad(), frozen(network):
-        result = [batch.detach() for batch in ATTACKS[method](network, images.detach(), labels, ids, settings, seed)]
+        result = [batch.detach() for batch in ATTACKS[method](network, images, labels, ids, settings, seed, batch_size)]
     epsilons: tuple[float | None, ...] = getattr(settings, "epsilon", (None,))
     for batch, epsilon in zip(result, epsilons, strict=True):
         if batch.shape != images.shape or batch.dtype != torch.float32 or batch.device != images.device:

@@ -5,57 +5,92 @@ import math
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.gradients import input_gradient, margin
+from harness.attacks.compaction import State, compacted
+from harness.attacks.gradients import differentiable, input_gradient, logits, margin
 from harness.spec import CwL2
 
 _TANH_MARGIN = 0.999999  # Carlini's code: pixels at 0 and 1 stay at a finite place of tanh space
 
 
-def cw_l2(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: CwL2, seed: int) -> list[Tensor]:
+def cw_l2(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: CwL2, seed: int, batch_size: int) -> list[Tensor]:
     """Carlini & Wagner 2017, l2 (section VI-A), untargeted, with a binary search over c for each image.
 
     minimise |x - image|^2 + c * max(logit[label] - max of the others + confidence, 0), x = (tanh(w) + 1) / 2.
     Returns the nearest image found that leaves its label by more than ``confidence``; the clean image
     where none was found, or where it is there already.
+
+    Carlini's code ends a batch's search for a constant when the sum of its losses stalls; here each
+    image's ends by its own loss, and it goes on with its next constant at once.
     """
-    best = images.clone()
+    through = differentiable(network, settings.gradients)
+    check_every = math.ceil(settings.steps / 10)
+
+    def step(state: State) -> tuple[State, Tensor]:
+        s, now = dict(state), state["step"]
+        w = s["w"].requires_grad_()
+        x = (w.tanh() + 1) / 2
+        square = (x - s["clean"]).square().flatten(1).sum(1)
+        lead = margin(through(x), s["label"]) + settings.confidence
+        loss = square + s["constant"] * lead.clamp(min=0)
+        gradient = input_gradient(loss.sum(), w)
+        with torch.no_grad():
+            left = lead < 0
+            nearer = left & (square < s["best_square"])
+            if through is not network and nearer.any():
+                rows = nearer.nonzero()[:, 0]
+                nearer[rows] = margin(network(x[rows]), s["label"][rows]) + settings.confidence < 0
+            s["found"] = s["found"] | left
+            s["best"] = torch.where(_wide(nearer), x, s["best"])
+            s["best_square"] = torch.where(nearer, square, s["best_square"])
+            # Adam (Kingma & Ba 2015, algorithm 1) with its default decay rates.
+            s["mean"] = 0.9 * s["mean"] + 0.1 * gradient
+            s["variance"] = 0.999 * s["variance"] + 0.001 * gradient.square()
+            rate, scale = settings.learning_rate / (1 - 0.9 ** (now + 1)), 1 - 0.999 ** (now + 1)
+            s["w"] = w - _wide(rate) * s["mean"] / ((s["variance"] / _wide(scale)).sqrt() + 1e-8)
+            checked = now % check_every == 0
+            ended = (checked & ~(loss <= 0.9999 * s["previous"])) | (now + 1 == settings.steps)
+            s["previous"] = torch.where(checked, loss, s["previous"])
+            s["step"] = now + 1
+            if ended.any():
+                s = _next_constant(s, ended)
+        return s, s["search"] == settings.binary_search_steps
+
     with torch.no_grad():
-        attacked = (margin(network(images), labels) + settings.confidence >= 0).nonzero()[:, 0]
-    best_square = images.new_full((len(images),), torch.inf)
-    constants, lower, upper = (images.new_full((len(images),), v) for v in (settings.initial_constant, 0.0, torch.inf))
-    for _ in range(settings.binary_search_steps):
-        active = attacked
-        found = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        clean, label, constant = images[active], labels[active], constants[active]
-        w = ((2 * clean - 1) * _TANH_MARGIN).atanh()
-        mean, variance = torch.zeros_like(w), torch.zeros_like(w)
-        previous = torch.full_like(constant, torch.inf)
-        for step in range(settings.steps):
-            if not len(active):
-                break
-            w.requires_grad_()
-            x = (w.tanh() + 1) / 2
-            square = (x - clean).square().flatten(1).sum(1)
-            lead = margin(network(x), label) + settings.confidence
-            loss = square + constant * lead.clamp(min=0)
-            gradient = input_gradient(loss.sum(), w)
-            with torch.no_grad():
-                left = lead < 0
-                found[active] |= left
-                nearer = left & (square < best_square[active])
-                best[active] = torch.where(nearer[:, None, None, None], x, best[active])
-                best_square[active] = torch.where(nearer, square, best_square[active])
-                # Adam (Kingma & Ba 2015, algorithm 1) with its default decay rates.
-                mean = 0.9 * mean + 0.1 * gradient
-                variance = 0.999 * variance + 0.001 * gradient.square()
-                rate = settings.learning_rate / (1 - 0.9 ** (step + 1))
-                w = w - rate * mean / ((variance / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
-                if step % math.ceil(settings.steps / 10) == 0:
-                    # As in Carlini's code, but by the image's own loss: the batch's sum would tie images together.
-                    falling = loss <= 0.9999 * previous
-                    previous = loss
-                    state = (active, clean, label, constant, w, mean, variance, previous)
-                    active, clean, label, constant, w, mean, variance, previous = (value[falling] for value in state)
-        upper, lower = torch.where(found, constants, upper), torch.where(found, lower, constants)
-        constants = torch.where(upper.isinf(), constants * 10, (lower + upper) / 2)
+        attacked = (margin(logits(network, images, batch_size), labels) + settings.confidence >= 0).nonzero()[:, 0]
+    best = images.clone()
+    if len(attacked):
+        best[attacked] = compacted(_start(images[attacked], labels[attacked], settings.initial_constant), batch_size, step)["best"]
     return [best]
+
+
+def _start(clean: Tensor, label: Tensor, constant: float) -> State:
+    """Each image before its first step with its first constant."""
+    infinite, zero, w = torch.full_like(clean[:, 0, 0, 0], torch.inf), torch.zeros_like(label), _in_tanh_space(clean)
+    return {
+        "clean": clean, "label": label, "best": clean, "best_square": infinite,
+        "constant": torch.full_like(infinite, constant), "lower": torch.zeros_like(infinite), "upper": infinite, "search": zero,
+        "w": w, "mean": torch.zeros_like(w), "variance": torch.zeros_like(w), "previous": infinite, "step": zero, "found": zero.bool(),
+    }  # fmt: skip
+
+
+def _next_constant(state: State, ended: Tensor) -> State:
+    """The binary search (section VI-A): the images that ended start anew, from the clean image."""
+    s = dict(state)
+    s["upper"] = torch.where(ended & s["found"], s["constant"], s["upper"])
+    s["lower"] = torch.where(ended & ~s["found"], s["constant"], s["lower"])
+    following = torch.where(s["upper"].isinf(), s["constant"] * 10, (s["lower"] + s["upper"]) / 2)
+    s["constant"] = torch.where(ended, following, s["constant"])
+    s["search"] = s["search"] + ended
+    s["w"] = torch.where(_wide(ended), _in_tanh_space(s["clean"]), s["w"])
+    for name, value in (("mean", 0.0), ("variance", 0.0), ("previous", torch.inf), ("step", 0), ("found", False)):
+        s[name] = s[name].masked_fill(_wide(ended) if s[name].ndim > 1 else ended, value)
+    return s
+
+
+def _in_tanh_space(images: Tensor) -> Tensor:
+    return ((2 * images - 1) * _TANH_MARGIN).atanh()
+
+
+def _wide(values: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1]."""
+    return values[:, None, None, None]

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from harness import networks
+
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
@@ -20,9 +22,32 @@ def frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def differentiable(network: nn.Module, precision: str) -> nn.Module:
+    """The network to take gradients of: itself for 'float32', a copy that computes in bfloat16 for 'bfloat16'.
+
+    Raises ValueError where it is not a ``Classifier``, whose body alone the copy computes differently.
+    """
+    if precision == "float32":
+        return network
+    if not isinstance(network, networks.Classifier):
+        raise ValueError(f"gradients in {precision} need a networks.Classifier, got {type(network).__name__}")
+    return networks.low_precision(network)
+
+
 def input_gradient(value: Tensor, x: Tensor, keep_graph: bool = False) -> Tensor:
-    """d value / d x of a scalar, without touching any ``.grad``."""
-    return torch.autograd.grad(value, x, retain_graph=keep_graph)[0]
+    """d value / d x of a scalar, without touching any ``.grad``; strides as of a new tensor.
+
+    Kernels are chosen by strides. A network in channels last returns others, and those of grey images
+    would be passed on: ``contiguous`` takes them for what they should be.
+    """
+    gradient = torch.autograd.grad(value, x, retain_graph=keep_graph)[0]
+    return gradient.flatten(1).view(x.shape)
+
+
+def logits(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """[B, classes], no gradients, at most ``batch_size`` images in the network at once."""
+    with torch.no_grad():  # inference mode's tensors could not enter an attack's gradients
+        return torch.cat([network(part) for part in images.split(batch_size)])
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:

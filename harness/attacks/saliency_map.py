@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import seeds
+from harness.attacks.compaction import State, compacted
 from harness.attacks.gradients import class_count, input_gradient
 from harness.spec import Jsma, JsmaPairs
 
@@ -19,31 +20,34 @@ def jsma_targets(labels: Tensor, ids: Tensor, classes: int, seed: int) -> Tensor
     return (labels + 1 + (draw * (classes - 1)).long()) % classes
 
 
-def jsma(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: Jsma, seed: int) -> list[Tensor]:
+def jsma(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: Jsma, seed: int, batch_size: int) -> list[Tensor]:
     """Saliency map attack by ART's rule (``SaliencyMapMethod``): not Papernot's, see ``jsma_pairs``.
 
     Each step moves by theta the two values with the largest gradient of the target's logit among
     those that are not saturated. It ends at the target, when the share of changed values exceeds
     gamma (so by up to two values), or when all are saturated.
     """
-    saturated = _saturation(settings.theta)
-    targets = jsma_targets(labels, ids, class_count(network, images), seed)
-    clean, moved = images.flatten(1), images.flatten(1).clone()
-    active = torch.arange(len(images), device=images.device)
-    while len(active):
-        x, target = moved[active].requires_grad_(), targets[active]
+    saturated, sign = _saturation(settings.theta), math.copysign(1, settings.theta)
+
+    def step(state: State) -> tuple[State, Tensor]:
+        x, clean, target = state["x"].requires_grad_(), state["clean"], state["target"]
         logits = network(x.view(-1, *images.shape[1:]))
-        gradient = input_gradient(logits.gather(1, target[:, None]).sum(), x) * math.copysign(1, settings.theta)
+        gradient = input_gradient(logits.gather(1, target[:, None]).sum(), x) * sign
         with torch.no_grad():
-            free, changed = x != saturated, (x != clean[active]).sum(1)
+            free, changed = x != saturated, (x != clean).sum(1)
             going = (logits.argmax(1) != target) & (changed.double() / x.shape[1] <= settings.gamma) & free.any(1)
-            pair = gradient.masked_fill(~free, -torch.inf).topk(2, dim=1).indices[going]
-            active = active[going]
-            moved[active[:, None], pair] = (x[going].gather(1, pair) + settings.theta).clamp(0, 1)
-    return [moved.view_as(images)]
+            pair = gradient.masked_fill(~free, -torch.inf).topk(2, dim=1).indices
+            x = torch.where(going[:, None], _moved(x, pair, settings.theta), x)
+        return {"x": x, "clean": clean, "target": target}, ~going
+
+    targets = jsma_targets(labels, ids, class_count(network, images), seed)
+    start = {"x": images.flatten(1), "clean": images.flatten(1), "target": targets}
+    return [compacted(start, batch_size, step)["x"].view_as(images)]
 
 
-def jsma_pairs(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: JsmaPairs, seed: int) -> list[Tensor]:
+def jsma_pairs(
+    network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: JsmaPairs, seed: int, batch_size: int
+) -> list[Tensor]:
     """Saliency map attack: Papernot et al. 2016, algorithm 3 with the pair search of algorithm 2.
 
     Each of at most floor(gamma * values / 2) steps moves by theta the pair of values with the largest
@@ -52,13 +56,10 @@ def jsma_pairs(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, 
     or where no pair has a positive saliency.
     """
     saturated, sign = _saturation(settings.theta), math.copysign(1, settings.theta)
-    targets = jsma_targets(labels, ids, class_count(network, images), seed)
-    moved = images.flatten(1).clone()
-    active = torch.arange(len(images), device=images.device)
-    for _ in range(math.floor(settings.gamma * moved.shape[1] / 2 + 1e-9)):
-        if not len(active):
-            break
-        x, target = moved[active].requires_grad_(), targets[active]
+    most = math.floor(settings.gamma * images[0].numel() / 2 + 1e-9)
+
+    def step(state: State) -> tuple[State, Tensor]:
+        x, target, steps = state["x"].requires_grad_(), state["target"], state["steps"] + 1
         logits = network(x.view(-1, *images.shape[1:]))
         wanted = logits.gather(1, target[:, None]).sum()
         toward = input_gradient(wanted, x, keep_graph=True) * sign
@@ -67,9 +68,19 @@ def jsma_pairs(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, 
             out = x == saturated
             pair, valid = best_pairs(toward.masked_fill(out, -torch.inf), away.masked_fill(out, -torch.inf))
             going = (logits.argmax(1) != target) & valid
-            active, pair = active[going], pair[going]
-            moved[active[:, None], pair] = (x[going].gather(1, pair) + settings.theta).clamp(0, 1)
-    return [moved.view_as(images)]
+            x = torch.where(going[:, None], _moved(x, pair, settings.theta), x)
+        return {"x": x, "target": target, "steps": steps}, ~going | (steps == most)
+
+    if not most:
+        return [images.clone()]
+    targets = jsma_targets(labels, ids, class_count(network, images), seed)
+    start = {"x": images.flatten(1), "target": targets, "steps": torch.zeros_like(targets)}
+    return [compacted(start, batch_size, step)["x"].view_as(images)]
+
+
+def _moved(x: Tensor, pair: Tensor, theta: float) -> Tensor:
+    """``x`` [B, values] with the pair of values int64 [B, 2] of each row moved by theta."""
+    return x.scatter(1, pair, (x.gather(1, pair) + theta).clamp(0, 1))
 
 
 def best_pairs(a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
