@@ -173,6 +173,7 @@ class DeepFool(Strict):
     method: Literal["deepfool"]
     steps: Count = 100
     overshoot: Annotated[float, Field(ge=0, le=1)] = Field(1e-6, description="ART's default, the paper's; .02 survives rounding")
+    rule: Literal["art", "authors"] = Field("art", description="overshoot at the end, or (the authors' code, Foolbox) at every step")
     gradients: Gradients = "float32"
 
 

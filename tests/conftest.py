@@ -64,7 +64,7 @@ def tiny() -> dict[str, Any]:
         "network": {"architecture": "convnet", "width": 4},
         "base": {"epochs": 3, "learning_rate": 0.01, "batch_size": 32},
         "attacks": {"fgsm": {"epsilon": [0.1, 0.3]}, "deepfool": {"steps": 10}},
-        "batch_size": 16,
+        "batch_size": 4,
         "defense": {"k": [1, 2], "n": [2], "epochs": 1},
         "adversarial_training": {"epochs": 1, "sources": [{"attack": "fgsm", "epsilon": 0.1}]},
         "white_box": {"epsilon": [0.1], "step_divisors": [4], "steps": 3},
