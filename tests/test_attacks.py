@@ -1,5 +1,6 @@
 """Attacks: common properties from one table of cases, closed forms on linear networks, agreement with the references."""
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from harness import seeds, spec
+from harness import networks, seeds, spec
 from harness.attacks import ATTACKS, gradient_sign, norms, perturb
 from harness.attacks.saliency_map import best_pairs, jsma_targets
 
@@ -20,21 +22,33 @@ PAIRS = spec.JsmaPairs(method="jsma_pairs", gamma=0.4)
 CW = spec.CwL2(method="cw_l2", binary_search_steps=3, steps=40)
 PGD = spec.Pgd(method="pgd", epsilon=(0.05, 0.3), steps=10, step_divisor=4)
 DDN = spec.Ddn(method="ddn", steps=40)
-EARLY = PGD.model_copy(update={"engine": "early_stop", "restarts": 2})
-CASES: list[Any] = [FGSM, DEEPFOOL, JSMA, JSMA.model_copy(update={"theta": -0.25, "gamma": 0.5}), PAIRS, CW, DDN, PGD, EARLY]
-cases = pytest.mark.parametrize("settings", CASES, ids=lambda settings: settings.method)
+
+
+def _like(settings: Any, **changes: Any) -> Any:
+    return settings.model_copy(update=changes)
+
+
+WARM = _like(CW, warm_start=True, binary_search_steps=4, steps=15, initial_constant=1.0)
+EARLY = _like(PGD, engine="early_stop", restarts=3)
+CASES: list[Any] = [
+    *(FGSM, DEEPFOOL, _like(DEEPFOOL, rule="authors", overshoot=0.02), JSMA, _like(JSMA, theta=-0.25, gamma=0.5), PAIRS),
+    *(CW, WARM, DDN, PGD, _like(PGD, restarts=3), EARLY),
+]
+CASES += [_like(case, gradients="bfloat16") for case in (DEEPFOOL, WARM, DDN, PGD, EARLY)]
+cases = pytest.mark.parametrize("settings", CASES, ids=lambda settings: f"{settings.method}-{getattr(settings, 'gradients', '')}")
 
 
 class InDouble(nn.Module):
-    """Works in float64, so that the order of summation shows in no float32 result."""
+    """Sums in float64 with weights of any precision, so that the order of summation shows in no result."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
-        self.body = body.double()
-        self.eval()
+        self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x.double()).float()
+        weights = {**dict(self.body.named_parameters()), **dict(self.body.named_buffers())}
+        doubled = {name: value.double() if value.is_floating_point() else value for name, value in weights.items()}
+        return functional_call(self.body, doubled, x.double()).to(x.dtype)
 
 
 class Linear(nn.Module):
@@ -48,12 +62,9 @@ class Linear(nn.Module):
         return x.flatten(1) @ self.w.T + self.b
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Any:
-    before = torch.get_num_threads()
+@pytest.fixture(autouse=True)
+def _one_thread(_two_threads: None) -> None:
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +85,7 @@ def digits() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
                 optimizer.zero_grad(set_to_none=True)
                 nn.functional.cross_entropy(body(images[batch]), labels[batch]).backward()
                 optimizer.step()
-    network = InDouble(body)
+    network = networks.Classifier(InDouble(body), (0.0,), (1.0,)).eval()
     network.zero_grad(set_to_none=True)
     images, ids = images[1500:1524], torch.arange(1500, 1524)
     with torch.no_grad():
@@ -120,7 +131,7 @@ def test_every_method_of_the_spec_has_an_attack() -> None:
 @cases
 def test_returns_images_and_leaves_the_network_as_it_was(settings: Any, digits: Any) -> None:
     network, images, labels, ids = digits
-    network.body[0].bias.requires_grad_(False)
+    network.body.body[0].bias.requires_grad_(False)
     before, clean = {key: value.clone() for key, value in network.state_dict().items()}, images.clone()
     result = perturb(network, images, labels, ids, settings, SEED)
     epsilons = getattr(settings, "epsilon", (1.0,))
@@ -137,27 +148,43 @@ def test_returns_images_and_leaves_the_network_as_it_was(settings: Any, digits: 
     assert torch.equal(images, clean)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert [name for name, parameter in network.named_parameters() if not parameter.requires_grad] == ["body.0.bias"]
-    network.body[0].bias.requires_grad_(True)
+    assert [name for name, parameter in network.named_parameters() if not parameter.requires_grad] == ["body.body.0.bias"]
+    network.body.body[0].bias.requires_grad_(True)
 
 
 @cases
 def test_does_not_depend_on_how_images_are_grouped(settings: Any, digits: Any) -> None:
+    """Neither on the batch's size, nor on its company, nor on the order: a worker may get any images."""
     network, images, labels, ids = digits
     whole = perturb(network, images, labels, ids, settings, SEED)
-    parts = [perturb(network, *part, settings, SEED) for part in zip(images.split(7), labels.split(7), ids.split(7), strict=True)]
-    backwards = perturb(network, images.flip(0), labels.flip(0), ids.flip(0), settings, SEED)
     torch.manual_seed(1)
     np.random.seed(1)
-    again = perturb(network, images, labels, ids, settings, SEED)
+    refilled = perturb(network, images, labels, ids, settings, SEED, batch_size=5)
+    parts = [perturb(network, *part, settings, SEED) for part in zip(images.split(7), labels.split(7), ids.split(7), strict=True)]
+    backwards = perturb(network, images.flip(0), labels.flip(0), ids.flip(0), settings, SEED, batch_size=16)
     for position, batch in enumerate(whole):
-        for other in (torch.cat([part[position] for part in parts]), backwards[position].flip(0), again[position]):
+        for other in (refilled[position], torch.cat([part[position] for part in parts]), backwards[position].flip(0)):
             torch.testing.assert_close(other, batch, rtol=0, atol=1e-5)
             with torch.no_grad():
                 assert torch.equal(network(other).argmax(1), network(batch).argmax(1))
 
 
-@pytest.mark.parametrize("settings", [DEEPFOOL, CW], ids=lambda settings: settings.method)
+@pytest.mark.parametrize("settings", [DEEPFOOL, CW, DDN], ids=lambda settings: settings.method)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_strides_say_nothing(channels: int, settings: Any) -> None:
+    """Grey images have strides in any layout, and kernels are chosen by them."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(6, channels, 8, 8, generator=random)
+    network = networks.build(spec.NetworkSpec(architecture="convnet", width=4), (images * 255).byte().numpy(), 3, 0).eval()
+    odd = images.contiguous(memory_format=torch.channels_last)
+    odd = odd.as_strided(odd.shape, (channels * 64, 1, 8 * channels, channels))
+    labels, ids = network(images).argmax(1), torch.arange(6)
+    for model in (network, network.to(memory_format=torch.channels_last)):
+        (plain,), (strided,) = (perturb(model, x, labels, ids, settings, SEED) for x in (images, odd))
+        assert torch.equal(plain, strided)
+
+
+@pytest.mark.parametrize("settings", [DEEPFOOL, CW, DDN], ids=lambda settings: settings.method)
 def test_images_that_have_left_their_label_stay_as_they_are(settings: Any, digits: Any) -> None:
     network, images, labels, ids = digits
     wrong = labels.clone()
@@ -245,7 +272,7 @@ def test_pgd_starts_from_the_draw_of_the_image(linear: Any) -> None:
     torch.testing.assert_close(batch, images + 0.1 * (2 * draw - 1), rtol=0, atol=1e-6)
     (other,) = perturb(network, images, labels, ids, still, SEED + 1)
     assert (other - batch).abs().mean() > 0.01
-    (clean,) = perturb(network, images, labels, ids, still.model_copy(update={"random_start": False}), SEED)
+    (clean,) = perturb(network, images, labels, ids, _like(still, random_start=False), SEED)
     torch.testing.assert_close(clean, images, rtol=0, atol=1e-6)
 
 
@@ -263,9 +290,42 @@ def distance(linear: Any) -> np.ndarray:
 @pytest.mark.parametrize("overshoot", [1e-6, 0.02])
 def test_deepfool_is_optimal_on_a_linear_network(overshoot: float, linear: Any, distance: np.ndarray) -> None:
     network, images, labels, ids = linear
-    (batch,) = perturb(network, images, labels, ids, DEEPFOOL.model_copy(update={"overshoot": overshoot}), SEED)
+    (batch,) = perturb(network, images, labels, ids, _like(DEEPFOOL, overshoot=overshoot), SEED)
     np.testing.assert_allclose(norms(images, batch)["l2"], distance * (1 + overshoot), rtol=1e-3)
     assert overshoot < 0.01 or (_margins(network, batch, labels) < 0).all()
+
+
+@pytest.mark.parametrize("settings", [DEEPFOOL, _like(DEEPFOOL, rule="authors")], ids=lambda settings: settings.rule)
+def test_deepfool_passes_over_no_class_that_is_nearest(settings: Any, digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images, labels, ids = digits
+    (batch,) = perturb(network, images, labels, ids, settings, SEED)
+    monkeypatch.setattr(sys.modules["harness.attacks.deepfool"], "_FAR", torch.inf)
+    (all_looked_at,) = perturb(network, images, labels, ids, settings, SEED)
+    torch.testing.assert_close(batch, all_looked_at, rtol=0, atol=1e-6)
+
+
+def test_ddn_is_nearly_optimal_on_a_linear_network(linear: Any, distance: np.ndarray) -> None:
+    network, images, labels, ids = linear
+    (batch,) = perturb(network, images, labels, ids, _like(DDN, steps=200, gamma=0.02, initial_norm=0.1), SEED)
+    assert (_margins(network, batch, labels) < 0).all()
+    ratio = norms(images, batch)["l2"] / distance
+    assert (ratio >= 0.999).all()
+    assert np.quantile(ratio, 0.8) <= 1.1
+
+
+def test_ddn_returns_the_clean_image_where_it_fails(digits: Any) -> None:
+    network, images, labels, ids = digits
+    (batch,) = perturb(network, images, labels, ids, _like(DDN, steps=2, initial_norm=1e-3), SEED)
+    assert torch.equal(batch, images)
+
+
+def test_ddn_follows_gradients_whose_squares_vanish(linear: Any, distance: np.ndarray) -> None:
+    """A network surer of its images has the same boundary."""
+    network, images, labels, ids = linear
+    sure = Linear(network.w.detach() * 30, network.b.detach() * 30).eval()
+    assert _margins(sure, images, labels).max() > 50
+    (batch,) = perturb(sure, images, labels, ids, _like(DDN, steps=200, gamma=0.02, initial_norm=0.1), SEED)
+    assert np.median(norms(images, batch)["l2"] / distance) <= 1.1
 
 
 def test_cw_l2_is_nearly_optimal_on_a_linear_network(linear: Any, distance: np.ndarray) -> None:
@@ -279,9 +339,18 @@ def test_cw_l2_is_nearly_optimal_on_a_linear_network(linear: Any, distance: np.n
     assert np.quantile(ratio, 0.8) <= 1.02
 
 
+def test_a_warm_start_needs_fewer_steps(digits: Any) -> None:
+    network, images, labels, ids = digits
+    cold, warm = _like(CW, binary_search_steps=5, steps=100), _like(WARM, binary_search_steps=8, steps=20)
+    (far,), (near,), (few,) = (perturb(network, images, labels, ids, s, SEED) for s in (cold, warm, _like(warm, warm_start=False)))
+    assert (_margins(network, near, labels) < 0).all()
+    length = [norms(images, batch)["l2"].mean() for batch in (far, near, few)]
+    assert length[1] <= 1.03 * length[0] < 1.03 * length[2]
+
+
 def test_cw_l2_passes_the_confidence_asked_for(digits: Any) -> None:
     network, images, labels, ids = digits
-    (batch,) = perturb(network, images, labels, ids, CW.model_copy(update={"confidence": 1.0, "binary_search_steps": 5}), SEED)
+    (batch,) = perturb(network, images, labels, ids, _like(CW, confidence=1.0, binary_search_steps=5), SEED)
     moved = norms(images, batch)["l0"] > 0
     assert moved.any()
     assert (_margins(network, batch, labels)[moved] < -1).all()
@@ -289,7 +358,7 @@ def test_cw_l2_passes_the_confidence_asked_for(digits: Any) -> None:
 
 def test_cw_l2_returns_the_clean_image_where_it_fails(digits: Any) -> None:
     network, images, labels, ids = digits
-    (batch,) = perturb(network, images, labels, ids, CW.model_copy(update={"initial_constant": 1e-9, "binary_search_steps": 1}), SEED)
+    (batch,) = perturb(network, images, labels, ids, _like(CW, initial_constant=1e-9, binary_search_steps=1), SEED)
     assert torch.equal(batch, images)
 
 
@@ -396,6 +465,78 @@ def test_cw_l2_is_as_near_as_foolbox_one_image_at_a_time(digits: Any) -> None:
     np.testing.assert_allclose(norms(images, ours)["l2"], norms(images, theirs)["l2"], rtol=0.01)
 
 
+def test_ddn_equals_adv_lib(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "visdom", SimpleNamespace())  # adv-lib imports it to draw curves
+    reference = pytest.importorskip("adv_lib.attacks.decoupled_direction_norm", reason="adv-lib is not installed")
+    network, images, labels, ids = digits
+    (ours,) = perturb(network, images, labels, ids, DDN, SEED)
+    theirs = reference.ddn(network, images, labels, steps=DDN.steps, levels=None)
+    np.testing.assert_allclose(norms(images, ours)["l2"], norms(images, theirs)["l2"], rtol=1e-3)
+
+
+def _start(images: Tensor, ids: Tensor, epsilon: float, restart: int) -> Tensor:
+    draw = seeds.uniform(SEED, ids, torch.full_like(ids, restart), images[0].numel()).view_as(images)
+    return (images + epsilon * (2 * draw - 1)).clamp(0, 1)
+
+
+def _iterates(network: nn.Module, x: Tensor, clean: Tensor, labels: Tensor, settings: Any, epsilon: float) -> list[Tensor]:
+    """Every image of plain PGD, the start first."""
+    found = [x]
+    for _ in range(settings.steps):
+        x = x.detach().requires_grad_()
+        gradient = torch.autograd.grad(nn.functional.cross_entropy(network(x), labels), x)[0]
+        x = (x + epsilon / settings.step_divisor * gradient.sign()).detach()
+        found.append((clean + (x - clean).clamp(-epsilon, epsilon)).clamp(0, 1))
+        x = found[-1]
+    return found
+
+
+def test_pgd_is_the_iteration_of_the_paper(digits: Any) -> None:
+    network, images, labels, ids = digits
+    for epsilon, batch in zip(PGD.epsilon, perturb(network, images, labels, ids, PGD, SEED), strict=True):
+        expected = _iterates(network, _start(images, ids, epsilon, 0), images, labels, PGD, epsilon)[-1]
+        torch.testing.assert_close(batch, expected, rtol=0, atol=1e-6)
+
+
+def test_early_stop_leaves_each_image_where_foolboxs_path_first_fools(digits: Any) -> None:
+    network, images, labels, ids = digits
+    once = _like(EARLY, restarts=1)
+    foolbox = perturb(network, images, labels, ids, PGD, SEED)
+    for epsilon, batch, full in zip(PGD.epsilon, perturb(network, images, labels, ids, once, SEED), foolbox, strict=True):
+        path = _iterates(network, _start(images, ids, epsilon, 0), images, labels, PGD, epsilon)
+        fooled = torch.stack([_margins(network, x, labels) < 0 for x in path])
+        first = torch.where(fooled.any(0), fooled.int().argmax(0), len(path) - 1)
+        expected = torch.stack(path)[first, torch.arange(len(images))]
+        torch.testing.assert_close(batch, expected, rtol=0, atol=1e-6)
+        assert torch.equal(_margins(network, batch, labels) < 0, _margins(network, full, labels) < 0)
+
+
+@pytest.mark.parametrize("engine", ["foolbox", "early_stop"])
+def test_a_restart_is_for_what_the_earlier_ones_left(engine: str, digits: Any) -> None:
+    network, images, labels, ids = digits
+    hard = _like(PGD, epsilon=(0.08,), steps=2, engine=engine)
+    (one,), (three,) = (perturb(network, images, labels, ids, _like(hard, restarts=n), SEED) for n in (1, 3))
+    fooled, now = _margins(network, one, labels) < 0, _margins(network, three, labels) < 0
+    assert torch.equal(three[fooled], one[fooled])
+    assert 0 < fooled.sum() < now.sum() < len(images)
+    last = _iterates(network, _start(images, ids, 0.08, 2), images, labels, hard, 0.08)[-1]
+    torch.testing.assert_close(three[~now], last[~now], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [case for case in CASES if getattr(case, "gradients", "") == "bfloat16"], ids=lambda s: s.method)
+def test_low_precision_gradients_find_what_full_ones_find(settings: Any, digits: Any) -> None:
+    network, images, labels, ids = digits
+    low, full = (perturb(network, images, labels, ids, _like(settings, gradients=g), SEED)[-1] for g in ("bfloat16", "float32"))
+    assert not torch.equal(low, full)
+    assert (_margins(network, low, labels) < 0).sum() >= (_margins(network, full, labels) < 0).sum()
+    assert norms(images, low)["l2"].mean() == pytest.approx(norms(images, full)["l2"].mean(), rel=0.03)
+
+
+def test_low_precision_gradients_need_a_classifier(linear: Any) -> None:
+    with pytest.raises(ValueError, match="need a networks.Classifier, got Linear"):
+        perturb(*linear, _like(DDN, gradients="bfloat16"), SEED)
+
+
 def _art(network: nn.Module) -> Any:
     pytest.importorskip("art")
     from art.estimators.classification import PyTorchClassifier
@@ -410,7 +551,7 @@ def test_deepfool_agrees_with_art(overshoot: float, digits: Any) -> None:
     from art.attacks.evasion import DeepFool
 
     theirs = DeepFool(classifier, max_iter=100, epsilon=overshoot, nb_grads=10, batch_size=64, verbose=False).generate(images.numpy())
-    (ours,) = perturb(network, images, labels, ids, DEEPFOOL.model_copy(update={"overshoot": overshoot}), SEED)
+    (ours,) = perturb(network, images, labels, ids, _like(DEEPFOOL, overshoot=overshoot), SEED)
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-5)
 
 
@@ -423,7 +564,7 @@ def test_jsma_is_identical_to_art(theta: float, gamma: float, digits: Any) -> No
     targets = jsma_targets(labels, ids, 10, SEED).numpy()
     attack = SaliencyMapMethod(classifier, theta=theta, gamma=gamma, batch_size=1, verbose=False)
     theirs = attack.generate(images.numpy(), y=np.eye(10)[targets])
-    settings = JSMA.model_copy(update={"theta": theta, "gamma": gamma})
+    settings = _like(JSMA, theta=theta, gamma=gamma)
     (ours,) = perturb(network, images, labels, ids, settings, SEED)
     assert np.array_equal(ours.numpy(), theirs)
 
