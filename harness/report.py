@@ -27,7 +27,7 @@ SHOWN_ROWS = 200  # of a query's answer in a terminal; the other formats print a
 PIPED_WIDTH = 120  # columns of the rich format where the output is no terminal
 _HOLE = "-"
 _LONG = ("table2", "table3", "black_box", "table7", "white_box")
-_ATTACKS = {"none": "Clean", "fgsm": "FGSM", "deepfool": "DeepFool", "jsma": "JSMA", "cw_l2": "C&W (l2)", "pgd": "PGD"}
+_ATTACKS = {"none": "Clean", "fgsm": "FGSM", "deepfool": "DeepFool", "jsma": "JSMA", "cw_l2": "C&W (l2)", "ddn": "DDN", "pgd": "PGD"}
 _BLACK_BOX = {"mnist": ("table4", "Table IV"), "cifar10": ("table5", "Table V"), "tinyimagenet": ("table6", "Table VI")}
 
 

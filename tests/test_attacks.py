@@ -299,18 +299,20 @@ def test_deepfool_is_optimal_on_a_linear_network(overshoot: float, linear: Any, 
 def test_deepfool_passes_over_no_class_that_is_nearest(settings: Any, digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     network, images, labels, ids = digits
     (batch,) = perturb(network, images, labels, ids, settings, SEED)
-    monkeypatch.setattr(sys.modules["harness.attacks.deepfool"], "_FAR", torch.inf)
+    monkeypatch.setattr(sys.modules["harness.attacks.deepfool"], "_FAR", 1e9)
     (all_looked_at,) = perturb(network, images, labels, ids, settings, SEED)
     torch.testing.assert_close(batch, all_looked_at, rtol=0, atol=1e-6)
 
 
-def test_ddn_is_nearly_optimal_on_a_linear_network(linear: Any, distance: np.ndarray) -> None:
-    network, images, labels, ids = linear
-    (batch,) = perturb(network, images, labels, ids, _like(DDN, steps=200, gamma=0.02, initial_norm=0.1), SEED)
+@pytest.mark.parametrize("gamma", [0.05, 0.01])
+def test_ddn_comes_within_gamma_of_the_boundary_of_two_classes(gamma: float, binary: Any) -> None:
+    network, images, labels, ids, _ = (value[1:] if isinstance(value, Tensor) else value for value in binary)  # the first lies on it
+    (batch,) = perturb(network, images, labels, ids, _like(DDN, steps=1000, gamma=gamma, initial_norm=0.1), SEED)
     assert (_margins(network, batch, labels) < 0).all()
-    ratio = norms(images, batch)["l2"] / distance
+    distance = _margins(network, images, labels) / (network.w[1] - network.w[0]).norm().detach()
+    ratio = norms(images, batch)["l2"] / distance.numpy()
     assert (ratio >= 0.999).all()
-    assert np.quantile(ratio, 0.8) <= 1.1
+    assert (ratio <= 1 + gamma + 0.001).all()
 
 
 def test_ddn_returns_the_clean_image_where_it_fails(digits: Any) -> None:
@@ -319,13 +321,14 @@ def test_ddn_returns_the_clean_image_where_it_fails(digits: Any) -> None:
     assert torch.equal(batch, images)
 
 
-def test_ddn_follows_gradients_whose_squares_vanish(linear: Any, distance: np.ndarray) -> None:
+def test_ddn_follows_gradients_whose_squares_vanish(binary: Any) -> None:
     """A network surer of its images has the same boundary."""
-    network, images, labels, ids = linear
-    sure = Linear(network.w.detach() * 30, network.b.detach() * 30).eval()
-    assert _margins(sure, images, labels).max() > 50
-    (batch,) = perturb(sure, images, labels, ids, _like(DDN, steps=200, gamma=0.02, initial_norm=0.1), SEED)
-    assert np.median(norms(images, batch)["l2"] / distance) <= 1.1
+    network, images, labels, ids, _ = (value[1:] if isinstance(value, Tensor) else value for value in binary)
+    sure = Linear(network.w.detach() * 25, network.b.detach() * 25).eval()
+    assert 50 < _margins(sure, images, labels).max() < 100
+    settings = _like(DDN, steps=300, initial_norm=0.1)
+    (batch,), (expected,) = (perturb(model, images, labels, ids, settings, SEED) for model in (sure, network))
+    torch.testing.assert_close(batch, expected, rtol=0, atol=1e-4)
 
 
 def test_cw_l2_is_nearly_optimal_on_a_linear_network(linear: Any, distance: np.ndarray) -> None:
@@ -514,12 +517,12 @@ def test_early_stop_leaves_each_image_where_foolboxs_path_first_fools(digits: An
 @pytest.mark.parametrize("engine", ["foolbox", "early_stop"])
 def test_a_restart_is_for_what_the_earlier_ones_left(engine: str, digits: Any) -> None:
     network, images, labels, ids = digits
-    hard = _like(PGD, epsilon=(0.08,), steps=2, engine=engine)
+    hard = _like(PGD, epsilon=(0.2,), steps=3, engine=engine)
     (one,), (three,) = (perturb(network, images, labels, ids, _like(hard, restarts=n), SEED) for n in (1, 3))
     fooled, now = _margins(network, one, labels) < 0, _margins(network, three, labels) < 0
     assert torch.equal(three[fooled], one[fooled])
     assert 0 < fooled.sum() < now.sum() < len(images)
-    last = _iterates(network, _start(images, ids, 0.08, 2), images, labels, hard, 0.08)[-1]
+    last = _iterates(network, _start(images, ids, 0.2, 2), images, labels, hard, 0.2)[-1]
     torch.testing.assert_close(three[~now], last[~now], rtol=0, atol=1e-6)
 
 

@@ -5,7 +5,7 @@ import torch
 from conftest import images
 
 from harness import evaluation, networks
-from harness.spec import Fgsm, NetworkSpec
+from harness.spec import DeepFool, Fgsm, NetworkSpec, Pgd
 
 
 def test_blocks_cover_everything_once():
@@ -41,3 +41,13 @@ def test_rows_are_measured_on_what_is_returned():
         assert rows["adversarial_predicted"].tolist() == networks.predict(network, made, 10, torch.device("cpu")).tolist()
     together = evaluation.stack([rows for rows, _ in results])
     assert len(together["image_id"]) == 20
+
+
+def test_the_batch_size_is_what_the_network_sees_at_once():
+    data = images(2, 20, 3, shape=(1, 8, 8))
+    network = networks.build(NetworkSpec(architecture="convnet", width=4), data.pixels, 3, 0).eval().requires_grad_(False)
+    seen = []
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    for settings in (Fgsm(method="fgsm", epsilon=(0.1,)), DeepFool(method="deepfool"), Pgd(method="pgd", epsilon=(0.1,), steps=2)):
+        evaluation.attack_block(network, data, settings, "prediction", 0, 6)
+    assert max(seen) == 6

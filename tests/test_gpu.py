@@ -8,8 +8,8 @@ from test_bound import brute
 from test_filter import index
 from test_nearest import pairs
 
-from harness import attacks, nearest_gpu, networks, seeds
-from harness.spec import METHODS, NetworkSpec
+from harness import attacks, nearest_gpu, networks, seeds, training
+from harness.spec import METHODS, NetworkSpec, Pgd, TrainingSpec
 
 pytestmark = pytest.mark.gpu
 
@@ -27,8 +27,17 @@ def test_full_float32():
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("fgsm", "pgd")])
-def test_attacks(method):
+def _cases():
+    for method, model in METHODS.items():
+        epsilon = {"epsilon": (0.2,)} if "epsilon" in model.model_fields else {}
+        for gradients in ("float32", "bfloat16") if "gradients" in model.model_fields else (None,):
+            settings = model(method=method, **epsilon, **({"gradients": gradients} if gradients else {}))
+            yield pytest.param(settings, id=f"{method}-{gradients or 'float32'}")
+    yield pytest.param(Pgd(method="pgd", epsilon=(0.2,), engine="early_stop", restarts=2), id="pgd-early_stop")
+
+
+@pytest.mark.parametrize("settings", _cases())
+def test_attacks(settings):
     data = images(0, 16, 3, shape=(1, 8, 8))
     network = networks.build(NetworkSpec(architecture="convnet", width=4), data.pixels, 3, 0).eval()
     found = []
@@ -37,8 +46,7 @@ def test_attacks(method):
         model = network.to(on)
         with torch.no_grad():
             labels = model(x).argmax(1)
-        settings = METHODS[method](method=method)
-        (made,) = attacks.perturb(model, x, labels, networks.to_tensor(data.ids, torch.device(on)), settings, 0)
+        (made,) = attacks.perturb(model, x, labels, networks.to_tensor(data.ids, torch.device(on)), settings, 0, batch_size=5)
         found.append(attacks.norms(x, made)["l2"])
     assert np.mean(found[0]) == pytest.approx(np.mean(found[1]), rel=0.05)
 
@@ -53,6 +61,22 @@ def test_neighbours(shape, kernel, indexed, monkeypatch):
     data = images(0, 60, 3, shape, values=3)
     database = nearest_gpu.Database(data, index(data, 0) if indexed else None, torch.device("cuda"))
     assert pairs(database.search(data, True)) == brute(data, data, True)
+
+
+@pytest.mark.parametrize(("precision", "rounding"), [("float32", 1e-3), ("bfloat16", 2e-2)])
+def test_trainings(monkeypatch, precision, rounding):
+    data, losses = images(0, 64, 3, shape=(3, 8, 8)), []
+    for on in (torch.device("cpu"), torch.device("cuda")):
+        monkeypatch.setattr(networks, "device", lambda on=on: on)
+        inputs = training.Inputs(*(networks.to_tensor(value, on) for value in (data.pixels, data.labels, data.ids)))
+        network = networks.build(NetworkSpec(architecture="convnet", width=8), data.pixels, 3, 0)
+        spec = TrainingSpec(epochs=2, batch_size=16, precision=precision)
+        run = training.Training(network, training.supervised(inputs, {}), spec, 0, data)
+        run.start()
+        losses.append([run.run_epoch()["loss"] for _ in range(2)])
+    assert losses[0] == pytest.approx(losses[1], rel=rounding)
+    known = training.peak_flops(torch.device("cuda"), precision) is not None
+    assert (0 < run.rows[-1]["peak_share"] < 1) if known else run.rows[-1]["peak_share"] is None
 
 
 def test_a_whole_study(tiny, tmp_path):

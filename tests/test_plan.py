@@ -76,3 +76,11 @@ def test_white_box_steps(tiny):
     assert [c.columns["step_size"] for c in cells] == pytest.approx([2 / 255, 0.8 / 255])
     assert {c.partition["access"] for c in cells} == {"white_box"}
     assert {c.columns["source"] for c in cells} == {"self"}
+
+
+def test_white_box_passes_on_how_pgd_is_run(tiny):
+    how = {"steps": 7, "restarts": 2, "engine": "early_stop", "gradients": "bfloat16", "random_start": True}
+    study = spec.build({**tiny, "white_box": {"epsilon": [0.1], "step_divisors": [4], **how}})
+    made = plan(study, "f", None)
+    (evaluation,) = white_box(made, (made.base,))
+    assert evaluation.settings == spec.Pgd(method="pgd", epsilon=(0.1,), step_divisor=4, **how)
