@@ -31,7 +31,7 @@ def cw_l2(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, setti
 
     def step(state: State) -> tuple[State, Tensor]:
         s, now = dict(state), state["step"]
-        adam = now + 1 + (settings.steps * s["search"] if settings.warm_start else 0)
+        adam = (now + 1 + (settings.steps * s["search"] if settings.warm_start else 0)).double()
         w = s["w"].requires_grad_()
         x = (w.tanh() + 1) / 2
         square = (x - s["clean"]).square().flatten(1).sum(1)
@@ -43,14 +43,14 @@ def cw_l2(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, setti
             nearer = left & (square < s["best_square"])
             if through is not network and nearer.any():
                 rows = nearer.nonzero()[:, 0]
-                nearer[rows] = margin(network(x[rows]), s["label"][rows]) + settings.confidence < 0
+                nearer[rows] = left[rows] = margin(network(x[rows]), s["label"][rows]) + settings.confidence < 0
             s["found"] = s["found"] | left & (now >= judged_from)
             s["best"] = torch.where(_wide(nearer), x, s["best"])
             s["best_square"] = torch.where(nearer, square, s["best_square"])
             # Adam (Kingma & Ba 2015, algorithm 1) with its default decay rates.
             s["mean"] = 0.9 * s["mean"] + 0.1 * gradient
             s["variance"] = 0.999 * s["variance"] + 0.001 * gradient.square()
-            rate, scale = settings.learning_rate / (1 - 0.9**adam), 1 - 0.999**adam
+            rate, scale = (settings.learning_rate / (1 - 0.9**adam)).float(), (1 - 0.999**adam).float()
             s["w"] = w - _wide(rate) * s["mean"] / ((s["variance"] / _wide(scale)).sqrt() + 1e-8)
             s["step"], ended = now + 1, now + 1 == settings.steps
             if not settings.warm_start:

@@ -81,7 +81,8 @@ def _early_stop(
         with torch.no_grad():
             fooled = found.argmax(1) != label
             if through is not network and fooled.any():
-                fooled[fooled.clone()] = network(x[fooled]).argmax(1) != label[fooled]
+                rows = fooled.nonzero()[:, 0]
+                fooled[rows] = network(x[rows]).argmax(1) != label[rows]
             moved = x + epsilon / settings.step_divisor * direction
             moved = (clean + (moved - clean).clamp(-epsilon, epsilon)).clamp(0, 1)
             x = torch.where(fooled[:, None, None, None], x, moved)
