@@ -7,7 +7,9 @@ To add one: a function (channels, size, classes, spec) -> body, an entry in ``BO
 import hashlib
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from harness.spec import NetworkSpec
 _VGG16_FILE, _VGG16_SHA256 = "vgg16-397923af.pth", "397923af"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _VGG16_SMALLEST = 32  # five poolings
+_POOLED = 7  # side of the map that VGG16's linear layers see
 
 
 class Classifier(nn.Module):
@@ -43,18 +46,123 @@ class Classifier(nn.Module):
 class _Vgg16(nn.Module):
     """torchvision's VGG16; grey images are repeated to three channels, small ones zero-padded to 32 x 32."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, size: tuple[int, int], classes: int) -> None:
         from torchvision.models import vgg16
 
         super().__init__()
         self.vgg = vgg16(weights=None)
         self.vgg.classifier[6] = nn.Linear(4096, classes)
+        alike = [_alike(max(side, _VGG16_SMALLEST) // _VGG16_SMALLEST) for side in size]
+        if any(len(rows) < _POOLED for rows in alike):
+            self.vgg.avgpool = _Windows(alike[0], alike[1])
+            self.vgg.classifier[0] = _WindowLinear(self.vgg.classifier[0], alike[0], alike[1])
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
         high, wide = (max(0, _VGG16_SMALLEST - side) for side in x.shape[-2:])
         logits: Tensor = self.vgg(F.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2)))
         return logits
+
+
+# --- VGG16 on small images -------------------------------------------------------------------------
+# torchvision pools the last map adaptively to 7 x 7, whatever its size. An image of 32 x 32 leaves a map of 1 x 1: its
+# 512 features come 49 times, and 102 of VGG16's 134 million weights multiply copies. Copies of a feature have the same
+# gradient and so take the same optimiser steps. It is enough to compute with the mean weight of each distinct pooling
+# window, and to move all weights of a window as their mean moved. The state dict holds torchvision's weights.
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """Pooled rows ``copies`` that see the same rows ``seen`` of a map."""
+
+    copies: slice
+    seen: slice
+
+    @property
+    def count(self) -> int:
+        return self.copies.stop - self.copies.start
+
+
+def _alike(side: int) -> list[_Alike]:
+    """The distinct windows of adaptive pooling from ``side`` rows to 7, in order."""
+    seen = [(row * side // _POOLED, -(-(row + 1) * side // _POOLED)) for row in range(_POOLED)]
+    distinct = sorted(set(seen))
+    return [_Alike(slice(seen.index(w), seen.index(w) + seen.count(w)), slice(*w)) for w in distinct]
+
+
+class _Windows(nn.Module):
+    """Adaptive average pooling to 7 x 7, each distinct window once: [B, C, h, w] -> [B, C, rows, columns]."""
+
+    def __init__(self, rows: list[_Alike], columns: list[_Alike]) -> None:
+        super().__init__()
+        self._rows, self._columns = rows, columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] != self._rows[-1].seen.stop or x.shape[3] != self._columns[-1].seen.stop:
+            raise ValueError(f"a network built for images of another size got a last map of {x.shape[2]} x {x.shape[3]}")
+        x = torch.stack([x[:, :, row.seen].mean(2) for row in self._rows], 2)
+        return torch.stack([x[..., column.seen].mean(3) for column in self._columns], 3)
+
+
+class _PerCopy(torch.autograd.Function):
+    """The weights as they are; backward, the gradient of one copy where that of the sum of all copies comes."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, copies: Tensor) -> Tensor:
+        ctx.save_for_backward(copies)
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (copies,) = ctx.saved_tensors
+        return gradient / copies, None
+
+
+class _WindowLinear(nn.Linear):
+    """The linear layer after the pooling, on distinct windows: ``weight`` [out, C * windows] is the mean over their copies.
+
+    In a state dict it is the layer that it replaces: a weight [out, C * 49].
+    """
+
+    copies: Tensor
+
+    def __init__(self, whole: nn.Linear, rows: list[_Alike], columns: list[_Alike]) -> None:
+        self._windows = [(row, column) for row in rows for column in columns]
+        channels = whole.in_features // _POOLED**2
+        super().__init__(channels * len(self._windows), whole.out_features, device="meta")
+        self.bias = whole.bias
+        self._begin(whole.weight.detach())
+        self.weight = nn.Parameter(self._mean.clone())
+        counts = torch.tensor([float(row.count * column.count) for row, column in self._windows])
+        self.register_buffer("copies", counts.repeat(channels), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x * self.copies, _PerCopy.apply(self.weight, self.copies), self.bias)
+
+    def _tiles(self, whole: Tensor) -> list[Tensor]:
+        """Views of the weights [out, C, 7, 7] by window."""
+        tiles = whole.view(len(whole), -1, _POOLED, _POOLED)
+        return [tiles[:, :, row.copies, column.copies] for row, column in self._windows]
+
+    def _begin(self, whole: Tensor) -> None:
+        """Keep all weights [out, C * 49] and their means, on the CPU: they are needed again when the layer is saved."""
+        self._whole = whole.cpu()
+        self._mean = torch.stack([tile.mean((2, 3)) for tile in self._tiles(self._whole)], 2).flatten(1)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        moved = (self.weight.detach().cpu() - self._mean).view(self.out_features, -1, len(self._windows))
+        whole = self._whole.clone()
+        for window, tile in enumerate(self._tiles(whole)):
+            tile += moved[:, :, window, None, None]
+        destination[prefix + "weight"] = whole
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        whole = state_dict.get(prefix + "weight")
+        if whole is not None and whole.shape == self._whole.shape:
+            self._begin(whole.detach())
+            state_dict[prefix + "weight"] = self._mean
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _convnet(channels: int, size: tuple[int, int], classes: int, spec: NetworkSpec) -> nn.Module:
@@ -68,7 +176,7 @@ def _convnet(channels: int, size: tuple[int, int], classes: int, spec: NetworkSp
 
 
 def _vgg16(channels: int, size: tuple[int, int], classes: int, spec: NetworkSpec) -> nn.Module:
-    return _Vgg16(classes)
+    return _Vgg16(size, classes)
 
 
 BODIES: dict[str, Callable[[int, tuple[int, int], int, NetworkSpec], nn.Module]] = {"convnet": _convnet, "vgg16": _vgg16}
@@ -174,7 +282,7 @@ def device() -> torch.device:
 
 def to_tensors(network: nn.Module) -> dict[str, np.ndarray]:
     """Parameters and buffers by name, for the store."""
-    return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+    return {name: value.detach().cpu().contiguous().numpy() for name, value in network.state_dict().items()}
 
 
 def from_tensors(network: Classifier, tensors: dict[str, np.ndarray], to: torch.device) -> Classifier:

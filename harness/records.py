@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 # Raised when a table changes, or what is computed for the same settings: results of another version are refused.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,11 @@ TABLES = {
                     _column("loss", pa.float64(), "mean of the objective over the epoch's samples; null at epoch 0"),
                     _column("clean_accuracy", pa.float64(), "share of clean test images classified correctly after the epoch"),
                     _column("images_per_s", pa.float64(), "samples trained per second over all workers; null at epoch 0"),
+                    _column(
+                        "peak_share",
+                        pa.float64(),
+                        "share of the GPUs' dense peak FLOP/s reached in training; null on CPUs and unlisted GPUs",
+                    ),
                     _column("epoch_s", pa.float64(), "seconds of the epoch, the test included"),
                     _column("device", pa.string(), "device type and name"),
                     _column("world_size", pa.int32(), "DDP workers"),

@@ -130,6 +130,7 @@ class TrainingSpec(Strict):
     epochs: Annotated[int, Field(ge=0)]
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.001
     batch_size: Count = Field(128, description="images a step over all workers together")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the products in a step; all that is kept is float32")
     workers: Count = Field(1, description="DDP workers of one training; 1 needs no process group")
     threads: Count = Field(1, description="CPU cores of each of these workers")
 

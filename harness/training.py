@@ -7,6 +7,7 @@ gradients; one worker needs no process group.
 
 import math
 import platform
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness import networks, seeds
 from harness.datasets import Images
@@ -78,12 +80,17 @@ class Training:
         self, network: networks.Classifier, objective: Objective, spec: TrainingSpec, seed: int, test: Images, rank: int = 0, world: int = 1
     ) -> None:
         self.device = networks.device()
-        self.network = network.to(self.device).requires_grad_(True)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last).requires_grad_(True)
         self.objective, self.spec, self.seed, self.test = objective, spec, seed, test
         self.rank, self.world = rank, world
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=spec.learning_rate)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=spec.learning_rate, fused=True)
         self.rows: list[dict[str, Any]] = []
-        self._wrapped: nn.Module = nn.parallel.DistributedDataParallel(self.network) if world > 1 else self.network
+        self._wrapped: nn.Module = self.network
+        if world > 1:
+            # The networks' buffers are constants, which need not be sent.
+            self._wrapped = nn.parallel.DistributedDataParallel(self.network, gradient_as_bucket_view=True, broadcast_buffers=False)
+        self._peak = peak_flops(self.device, spec.precision)
+        self._flops = step_flops(self.network, networks.to_tensor(test.pixels[:1], self.device)) if self._peak else None
 
     @property
     def epoch(self) -> int:
@@ -117,7 +124,10 @@ class Training:
         """One optimiser step on this worker's share of a global batch; the sum of the share's losses."""
         mine = batch[self.rank :: self.world]
         inputs, targets = self.objective.batch(mine if len(mine) else batch[:1], epoch)
-        losses = self.objective.loss(self._wrapped(inputs), targets)
+        # bfloat16 is for the products alone: weights, gradients, Adam's moments and the loss stay float32.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+            logits = self._wrapped(inputs.contiguous(memory_format=torch.channels_last))
+        losses = self.objective.loss(logits.float(), targets)
         # A last batch smaller than the world leaves ranks without a share: they take part with weight 0.
         share = losses.sum() * (1.0 if len(mine) else 0.0)
         self.optimizer.zero_grad(set_to_none=True)
@@ -141,6 +151,7 @@ class Training:
             "loss": loss,
             "clean_accuracy": float(self._sum(correct)) / len(self.test.ids),
             "images_per_s": samples / trained if samples else None,
+            "peak_share": samples * self._flops / (trained * self.world * self._peak) if samples and self._flops and self._peak else None,
             "epoch_s": time.perf_counter() - began,
             "device": device_name(self.device),
             "world_size": self.world,
@@ -152,25 +163,66 @@ class Training:
 
     def state(self) -> dict[str, np.ndarray]:
         """Weights and Adam's moments; with ``rows``, all that an epoch depends on."""
-        tensors = {f"network/{name}": value for name, value in networks.to_tensors(self.network).items()}
+        tensors = {f"network/{name}": value for name, value in self._values().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam/{index}/{name}": value.detach().cpu().numpy() for name, value in moments.items()}
-        return tensors
+            tensors |= {f"adam/{index}/{name}": value for name, value in moments.items()}
+        return {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
 
     def restore(self, tensors: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> None:
-        """Go on from ``state()`` and the rows so far; the next epoch is the one that would have followed."""
-        values = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
-        self.network.load_state_dict({name.removeprefix("network/"): v for name, v in values.items() if name.startswith("network/")})
+        """Go on from ``state()`` and the rows so far, with the network that the training started from.
+
+        The next epoch is the one that would have followed.
+        """
         optimizer = self.optimizer.state_dict()
         optimizer["state"] = {}
-        for name, value in values.items():
-            if name.startswith("adam/"):
-                _, index, moment = name.split("/")
-                optimizer["state"].setdefault(int(index), {})[moment] = value
+        parameters, values = list(self.network.parameters()), self._values()
+        for name, array in tensors.items():
+            part, _, name = name.partition("/")
+            value = networks.to_tensor(array, self.device)
+            if part == "network":
+                values[name].detach().copy_(value)
+                continue
+            index, moment = name.split("/")
+            # The fused Adam takes moments in the layout of their weights.
+            laid = value.reshape(()) if moment == "step" else torch.empty_like(parameters[int(index)]).copy_(value).detach()
+            optimizer["state"].setdefault(int(index), {})[moment] = laid
         self.optimizer.load_state_dict(optimizer)
         self.rows = list(rows)
+
+    def _values(self) -> dict[str, Tensor]:
+        """What training changes in the network: a state dict may hold more than that."""
+        return dict([*self.network.named_parameters(), *self.network.named_buffers()])
 
 
 def device_name(device: torch.device) -> str:
     """'cuda NVIDIA H100' or 'cpu x86_64'."""
     return f"{device.type} {torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}"
+
+
+# Dense peak in 10^12 floating-point operations per second, from NVIDIA's data sheets: device -> precision.
+_PEAK_TERAFLOPS = {
+    "H100 PCIe": {"float32": 51.2, "bfloat16": 756.0},
+    "H100 NVL": {"float32": 60.0, "bfloat16": 835.0},
+    "H100": {"float32": 66.9, "bfloat16": 989.4},
+    "H200": {"float32": 66.9, "bfloat16": 989.4},
+    "A100": {"float32": 19.5, "bfloat16": 312.0},
+    "L40S": {"float32": 91.6, "bfloat16": 362.0},
+    "L4": {"float32": 30.3, "bfloat16": 121.0},
+    "T4": {"float32": 8.1},
+    "V100": {"float32": 15.7},
+}
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Dense peak of the device at this precision in FLOP/s; None for CPUs, parts of a GPU and GPUs that are not listed."""
+    name = device_name(device)
+    known = [peaks for gpu, peaks in _PEAK_TERAFLOPS.items() if re.search(rf"\b{gpu}\b", name) and "MIG" not in name]
+    teraflops = known[0].get(precision) if device.type == "cuda" and known else None
+    return teraflops and teraflops * 1e12
+
+
+def step_flops(network: nn.Module, images: Tensor) -> float:
+    """Floating-point operations an image of one training step, forward and backward, counted (not timed) on ``images``."""
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []), FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(network(networks.as_input(images)).sum(), [p for p in network.parameters() if p.requires_grad])
+    return counter.get_total_flops() / len(images)

@@ -102,7 +102,7 @@ def snapshot(results: Path) -> dict[str, dict[str, list[Any]]]:
     """Every cell's measured values by path, without what is a matter of time and place."""
     import pyarrow.parquet as pq
 
-    timed = {"attack_s", "epoch_s", "images_per_s", "device", "world_size"}
+    timed = {"attack_s", "epoch_s", "images_per_s", "peak_share", "device", "world_size"}
     found = {}
     for path in sorted(results.rglob("*.parquet")):
         table = pq.ParquetFile(path).read()

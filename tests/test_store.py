@@ -7,11 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.errors import HarnessError
+from harness.records import SCHEMA_VERSION
 from harness.store import Cell, Store
 
 NAMES = {"k": 1.0, "n": 2, "training_attack": None, "training_epsilon": None, "seed": 0}
 ROWS = {
     "epoch": [0, 1], "loss": [None, 0.5], "clean_accuracy": [0.1, 0.9], "images_per_s": [None, 10.0], "epoch_s": [0.0, 1.0],
+    "peak_share": [None, None],
     "device": ["cpu", "cpu"], "world_size": [1, 1],
 }  # fmt: skip
 
@@ -129,7 +131,7 @@ def test_a_damaged_study_is_named(store):
 def test_another_version_is_refused_and_left_alone(store):
     marker = store.root / "harness.json"
     marker.write_text('{"schema_version": 99}')
-    with pytest.raises(HarnessError, match=r"schema version 99.*reads and writes 1"):
+    with pytest.raises(HarnessError, match=f"schema version 99.*reads and writes {SCHEMA_VERSION}"):
         store.open()
     assert marker.read_text() == '{"schema_version": 99}'
 

@@ -19,17 +19,19 @@ def run(tiny, results, cores, **base):
     return run
 
 
-def test_two_ranks_train_what_one_does(tiny, tmp_path, ray_session):
+@pytest.mark.parametrize(("precision", "rounding"), [("float32", 1e-4), ("bfloat16", 5e-3)])
+def test_two_ranks_train_what_one_does(tiny, tmp_path, ray_session, precision, rounding):
     """120 images in batches of 32, the last of 24: equal up to the order of float sums."""
-    one, two = run(tiny, tmp_path / "one", 0), run(tiny, tmp_path / "two", 2, workers=2)
+    one, two = (run(tiny, tmp_path / str(n), n, workers=max(n, 1), precision=precision) for n in (0, 2))
     assert one.plan.base.cell.key == two.plan.base.cell.key
     a, b = (r.store.read(r.plan.base.cell) for r in (one, two))
     assert b["world_size"].to_pylist() == [2] * 4
-    assert a["loss"].to_pylist()[1:] == pytest.approx(b["loss"].to_pylist()[1:], rel=1e-4)
+    assert a["loss"].to_pylist()[1:] == pytest.approx(b["loss"].to_pylist()[1:], rel=rounding)
     assert a["clean_accuracy"].to_pylist() == pytest.approx(b["clean_accuracy"].to_pylist(), abs=0.026)
     first, second = (r.store.tensors(r.plan.base.cell) for r in (one, two))
     for name, value in first.items():
-        assert np.allclose(value, second[name], atol=2e-4), name
+        # Adam's steps where a gradient is close to 0 are as long as any: bfloat16 leaves their sign to chance.
+        assert precision == "bfloat16" or np.allclose(value, second[name], atol=2e-4), name
 
 
 def test_ranks_without_a_share_take_part(tiny, tmp_path, ray_session):

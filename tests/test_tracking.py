@@ -12,6 +12,7 @@ import pytest
 
 from harness import plan, spec, tracking
 from harness.errors import HarnessError
+from harness.records import SCHEMA_VERSION
 from harness.store import Cell, Store
 
 LABELS = [0, 1, 2, 3]
@@ -43,6 +44,7 @@ def write(store: Store, cell: Cell) -> None:
         rows = {
             "epoch": list(range(epochs)), "loss": [None, *(math.inf if e == 2 else 0.5 / e for e in range(1, epochs))],
             "clean_accuracy": [0.1, 0.75, 1.0][:epochs], "images_per_s": [None, 100.0, 200.0][:epochs], "epoch_s": [0.5] * epochs,
+            "peak_share": [None] * epochs,
             "device": ["cpu"] * epochs, "world_size": [1] * epochs,
         }  # fmt: skip
         store.write(cell, rows)
@@ -86,7 +88,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_one_run_a_network_with_its_parameters(store: Store) -> None:
     found = runs(store)
     assert set(found) == {"base", "vib k=1 n=10", "vib k=2.5 n=10", "adversarial fgsm 8/255"}
-    shared = {"train/learning_rate": "0.001", "train/batch_size": "128", "architecture": "convnet", "seed": "0"}
+    shared = {
+        "train/learning_rate": "0.001",
+        "train/batch_size": "128",
+        "train/precision": "float32",
+        "architecture": "convnet",
+        "seed": "0",
+    }
     assert found["base"].data.params == {"training": "base", "train/epochs": "2", **shared}
     assert found["vib k=2.5 n=10"].data.params == {"training": "vib", "k": "2.5", "n": "10", "train/epochs": "1", **shared}
     adversarial = found["adversarial fgsm 8/255"].data.params
@@ -98,7 +106,8 @@ def test_a_run_says_where_it_comes_from(store: Store) -> None:
     run = runs(store)["vib k=2.5 n=10"]
     tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
     assert len(tags.pop("digest")) == 64
-    assert tags == {"study": "mini", "cell": VIB.key, "results": VIB.path.as_posix(), "dataset": "mini-digits", "schema_version": "1"}
+    which = {"cell": VIB.key, "results": VIB.path.as_posix(), "dataset": "mini-digits"}
+    assert tags == {"study": "mini", **which, "schema_version": str(SCHEMA_VERSION)}
     assert client(store).get_experiment(run.info.experiment_id).name == "mini-digits"
     assert run.info.status == "FINISHED"
     assert run.info.end_time == int((store.root / VIB.path).stat().st_mtime * 1000)

@@ -57,8 +57,21 @@ def test_equals_a_plain_loop(data):
     assert run.rows[0]["loss"] is None
 
 
-def test_an_interrupted_training_ends_bit_identical(data):
-    spec = TrainingSpec(epochs=4, batch_size=16)
+def test_bfloat16_is_for_the_products_alone(data):
+    """Close to float32 but not the same; what is kept is float32, in the usual layout."""
+    full, half = (train(data, TrainingSpec(epochs=3, batch_size=16, precision=p)) for p in ("float32", "bfloat16"))
+    losses = [[row["loss"] for row in run.rows[1:]] for run in (full, half)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    kept = half.state()
+    assert {str(value.dtype) for value in kept.values()} == {"float32"}
+    assert all(value.flags.c_contiguous for value in kept.values())
+    assert all(value.flags.c_contiguous for value in networks.to_tensors(half.network).values())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_interrupted_training_ends_bit_identical(data, precision):
+    spec = TrainingSpec(epochs=4, batch_size=16, precision=precision)
     whole, first = train(data, spec), train(data, spec, epochs=2)
     tensors, rows = first.state(), first.rows
     second = training.Training(network(data, seed=9), training.supervised(inputs(data), {}), spec, 5, data)
@@ -76,6 +89,31 @@ def test_training_leaves_the_global_generator_alone(data):
     torch.manual_seed(0)
     train(data, TrainingSpec(epochs=1))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_floating_point_operations_of_a_step(data):
+    """2 a multiply-add; backward twice as many, but for the images, which need no gradient."""
+    w, size = 4, 6
+    convolutions = [(1, w, size), (w, w, size), (w, 2 * w, size // 2), (2 * w, 2 * w, size // 2)]
+    linear = [(2 * w, 4 * w), (4 * w, 3)]
+    forward = [9 * i * o * s * s for i, o, s in convolutions] + [i * o for i, o in linear]
+    counted = training.step_flops(network(data), torch.from_numpy(data.pixels[:5]))
+    assert counted == 2 * (3 * sum(forward) - forward[0])
+
+
+def test_peaks_of_devices(monkeypatch):
+    def peak(name, precision):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+        return training.peak_flops(torch.device("cuda"), precision)
+
+    assert peak("NVIDIA H100 80GB HBM3", "bfloat16") == 989.4e12
+    assert peak("NVIDIA H100 PCIe", "bfloat16") == 756e12
+    assert peak("NVIDIA A100-SXM4-40GB", "float32") == 19.5e12
+    assert peak("NVIDIA L4", "bfloat16") == 121e12
+    assert peak("Tesla T4", "bfloat16") is None
+    assert peak("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bfloat16") is None
+    assert peak("NVIDIA GeForce 123", "float32") is None
+    assert training.peak_flops(CPU, "float32") is None
 
 
 def test_a_diverging_loss_is_an_error(data):
