@@ -81,7 +81,7 @@ def prepare(study: Study, store: Store, data: Path | None, progress: Progress) -
     datasets.prepare(study.dataset, data)
     pretrained = None
     if study.network.pretrained:
-        from harness.networks import pretrained_digest
+        from harness.vgg16 import pretrained_digest
 
         pretrained = pretrained_digest(study.network)
     planned = plan(study, datasets.fingerprint(study.dataset, data), pretrained)

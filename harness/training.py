@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from harness import networks, seeds
 from harness.datasets import Images
@@ -85,10 +84,9 @@ class Training:
         self.rank, self.world = rank, world
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=spec.learning_rate, fused=True)
         self.rows: list[dict[str, Any]] = []
-        self._wrapped: nn.Module = self.network
-        if world > 1:
-            # The networks' buffers are constants, which need not be sent.
-            self._wrapped = nn.parallel.DistributedDataParallel(self.network, gradient_as_bucket_view=True, broadcast_buffers=False)
+        # Gradients live in the buffers that are sent: no copy.
+        ddp = nn.parallel.DistributedDataParallel
+        self._wrapped: nn.Module = ddp(self.network, gradient_as_bucket_view=True) if world > 1 else self.network
         self._peak = peak_flops(self.device, spec.precision)
         self._flops = step_flops(self.network, networks.to_tensor(test.pixels[:1], self.device)) if self._peak else None
 
@@ -223,6 +221,8 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 def step_flops(network: nn.Module, images: Tensor) -> float:
     """Floating-point operations an image of one training step, forward and backward, counted (not timed) on ``images``."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []), FlopCounterMode(display=False) as counter:
         torch.autograd.grad(network(networks.as_input(images)).sum(), [p for p in network.parameters() if p.requires_grad])
     return counter.get_total_flops() / len(images)
