@@ -5,7 +5,7 @@ are kept: of another class, which the text defines, and of any class, which Tabl
 The work is cut into shards, whose results merge by minimum in any order.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Shard:
     database: slice
 
 
-def shards(queries: Images, database: Images, query_block: int, database_parts: int = 1) -> list[Shard]:
+def shards(queries: Images, database: Images, query_block: int = 512, database_parts: int = 1) -> list[Shard]:
     """Class-contiguous ranges of queries, times contiguous parts of the database."""
     order = np.argsort(queries.labels, kind="stable")
     cuts = np.linspace(0, len(database.ids), database_parts + 1).astype(int)
@@ -42,25 +42,15 @@ def search_shard(queries: Images, database: Images, same: bool, index: Index | N
     return search(some, database, same, index, shard.database)
 
 
-def compute(
-    queries: Images,
-    database: Images,
-    same: bool,
-    run: Callable[[list[Shard]], Iterator[tuple[int, Found]]],
-    query_block: int = 1024,
-    database_parts: int = 1,
-) -> dict[str, Any]:
-    """Rows of the table ``bound`` for every query, both kinds of neighbour.
-
-    ``run`` computes shards, here or on workers, and yields (position, result) in any order.
+def rows(queries: Images, database: Images, found: Iterable[tuple[Shard, Found]]) -> dict[str, Any]:
+    """Rows of the table ``bound`` for every query, both kinds of neighbour, from what was found in each shard, in any order.
 
     Raises HarnessError where an image has no neighbour of another class.
     """
-    work = shards(queries, database, query_block, database_parts)
     kinds = {"other_class": Nearest.none(len(queries.ids)), "any_class": Nearest.none(len(queries.ids))}
-    for position, found in run(work):
+    for shard, part in found:
         for kind, nearest in kinds.items():
-            nearest.improve(work[position].queries, getattr(found, kind))
+            nearest.improve(shard.queries, getattr(part, kind))
     lonely = np.flatnonzero(kinds["other_class"].distance == FAR)
     if len(lonely):
         raise HarnessError(
@@ -69,13 +59,13 @@ def compute(
         )
     values = int(np.prod(queries.pixels.shape[1:]))
     position_of = np.argsort(database.ids)
-    rows: dict[str, Any] = {name: [] for name in ("neighbours", "image_id", "label", "neighbour_id", "neighbour_label", "distance")}
+    made: dict[str, Any] = {name: [] for name in ("neighbours", "image_id", "label", "neighbour_id", "neighbour_label", "distance")}
     for kind, nearest in kinds.items():
         at = position_of[np.searchsorted(database.ids, nearest.id, sorter=position_of)]
-        rows["neighbours"].append(np.full(len(queries.ids), kind, dtype=object))
-        rows["image_id"].append(queries.ids)
-        rows["label"].append(queries.labels)
-        rows["neighbour_id"].append(nearest.id)
-        rows["neighbour_label"].append(database.labels[at])
-        rows["distance"].append(nearest.distance / (255 * values))
-    return {name: np.concatenate(parts) for name, parts in rows.items()}
+        made["neighbours"].append(np.full(len(queries.ids), kind, dtype=object))
+        made["image_id"].append(queries.ids)
+        made["label"].append(queries.labels)
+        made["neighbour_id"].append(nearest.id)
+        made["neighbour_label"].append(database.labels[at])
+        made["distance"].append(nearest.distance / (255 * values))
+    return {name: np.concatenate(parts) for name, parts in made.items()}

@@ -4,7 +4,7 @@ Each step makes the cells that are missing and leaves the others alone; a cell i
 it is complete. So any command may be killed at any moment and run again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,8 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from harness import STEPS, datasets
-from harness.bound import compute as compute_bound
+from harness import STEPS, bound, datasets
 from harness.cluster import Cluster, connect
 from harness.errors import HarnessError
 from harness.partition import index as make_index
@@ -123,28 +122,21 @@ def unfinished(run: Run, names: tuple[str, ...] = ALL_STEPS) -> bool:
 
 
 def _bound(run: Run) -> int:
-    todo = [(split, cell) for split, cell in run.plan.bounds.items() if not run.store.is_done(cell)]
-    total = sum(-(-len(getattr(run.dataset, split).ids) // _QUERY_BLOCK) for split, _ in todo) if todo else 0
-    run.progress.begin("bound", total, "blocks", len(run.plan.bounds) - len(todo))
+    todo = {split: cell for split, cell in run.plan.bounds.items() if not run.store.is_done(cell)}
+    tasks = [(split, shard) for split in todo for shard in bound.shards(getattr(run.dataset, split), run.dataset.train)]
+    run.progress.begin("bound", len(tasks), "blocks", len(run.plan.bounds) - len(todo))
     if todo:
         gpu = _has_gpu(run.cluster)
-        index = run.cluster.share(make_index(run.dataset.train, gpu=gpu))
-    for split, cell in todo:
-        queries, database = getattr(run.dataset, split), run.dataset.train
-        arguments = (run.shared_dataset, split, index, gpu)
-
-        def shards(work: list[Any], arguments: tuple[Any, ...] = arguments) -> Iterator[tuple[int, Any]]:
-            for done in run.cluster.map(Searcher, arguments, Searcher.search, work, gpu=gpu):
-                run.progress.advance("bound")
-                yield done
-
-        rows = compute_bound(queries, database, split == "train", shards, query_block=_QUERY_BLOCK)
-        run.store.write(cell, rows, **hardware())
+        arguments = (run.shared_dataset, run.cluster.share(make_index(run.dataset.train, gpu=gpu)), gpu)
+        parts: dict[str, list[Any]] = {split: [] for split in todo}
+        for position, found in run.cluster.map(Searcher, arguments, Searcher.search, tasks, gpu=gpu):
+            split, shard = tasks[position]
+            parts[split].append((shard, found))
+            run.progress.advance("bound")
+            if len(parts[split]) == sum(other == split for other, _ in tasks):
+                run.store.write(todo[split], bound.rows(getattr(run.dataset, split), run.dataset.train, parts[split]), **hardware())
     run.progress.end("bound")
     return len(todo)
-
-
-_QUERY_BLOCK = 512
 
 
 def _has_gpu(cluster: Cluster) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.bound import Shard, search_shard
-from harness.datasets import Dataset, Images
+from harness.datasets import Dataset
 from harness.nearest import Found
 from harness.partition import Index
 from harness.plan import Attack, Evaluation, Network
@@ -22,20 +22,22 @@ TEACHER_BLOCK = 256  # images; not the study's batch size, on which a training m
 class Searcher:
     """A bound worker's state: the images and the index of the training images, mapped from the object store, or on its GPU."""
 
-    def __init__(self, dataset: Dataset, split: str, index: Index | None, gpu: bool) -> None:
-        self._queries: Images = getattr(dataset, split)
-        self._database, self._same, self._index = dataset.train, split == "train", index
+    def __init__(self, dataset: Dataset, index: Index | None, gpu: bool) -> None:
+        self._dataset, self._index = dataset, index
         self._on_gpu: Any = None
         if gpu:
             from harness import nearest_gpu, networks
 
             self._on_gpu = nearest_gpu.Database(dataset.train, index, networks.device())
 
-    def search(self, shard: Shard) -> Found:
+    def search(self, task: tuple[str, Shard]) -> Found:
+        """The neighbours of a shard of a split among the training images."""
+        split, shard = task
+        queries, same = getattr(self._dataset, split), split == "train"
         if self._on_gpu is not None:
-            found: Found = self._on_gpu.search(self._queries.take(shard.queries), self._same, shard.database)
+            found: Found = self._on_gpu.search(queries.take(shard.queries), same, shard.database)
             return found
-        return search_shard(self._queries, self._database, self._same, self._index, shard)
+        return search_shard(queries, self._dataset.train, same, self._index, shard)
 
 
 class Tester:

@@ -27,12 +27,9 @@ def brute(queries: Images, database: Images, same: bool) -> dict[str, list[tuple
 def compute(queries: Images, database: Images, same: bool, index: Index | None = None, **sharding: int) -> dict[str, list[tuple[int, int]]]:
     values = int(np.prod(queries.pixels.shape[1:]))
 
-    def run(work):
-        # Results in reverse: the order of shards must not matter.
-        for position in reversed(range(len(work))):
-            yield position, bound.search_shard(queries, database, same, index, work[position])
-
-    rows = bound.compute(queries, database, same, run, **sharding)
+    # Results in reverse: the order of shards must not matter.
+    work = bound.shards(queries, database, **sharding)[::-1]
+    rows = bound.rows(queries, database, ((shard, bound.search_shard(queries, database, same, index, shard)) for shard in work))
     found: dict[str, list[tuple[int, int]]] = {}
     for kind in ("other_class", "any_class"):
         of_kind = rows["neighbours"] == kind
