@@ -130,6 +130,75 @@ def _run(
         )  # fmt: skip
 
 
+@main.command()
+@click.argument("study", required=False)
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change a setting, e.g. defense.k=[1,2]. May be repeated.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=None, envvar="HARNESS_DATA", show_envvar=True, help="Folder of the data sets."
+)
+@click.option("--workers", type=click.IntRange(1), default=None, help="Cores or GPUs side by side.  [default: this machine's]")
+@click.option("--tflops", type=click.FloatRange(min=0, min_open=True), default=None, help="Assume this speed of a worker, measure nothing.")
+@click.option("--images", type=click.IntRange(2), default=1_281_167, show_default=True, help="Without STUDY: images of the bound.")
+@click.option("--values", type=click.IntRange(1), default=3 * 64 * 64, show_default=True, help="Without STUDY: values of an image.")
+def plan(
+    study: str | None, overrides: tuple[str, ...], data: Path | None, workers: int | None, tflops: float | None, images: int, values: int
+) -> None:
+    """What STUDY will cost before it runs: cells, hours, disk, memory.
+
+    Measures for some seconds how fast this machine trains and attacks the study's network. Without STUDY: what the bound
+    of a large data set costs on machines of several kinds (ImageNet-1k at 64 x 64 unless told otherwise).
+    """
+    from harness import costs, growth, report, spec
+    from harness.plan import plan as planned
+
+    model = growth.BoundModel.fit(growth.packaged())
+    if study is None:
+        lines: list[tuple[str, ...]] = [(machine, report.duration(seconds)) for machine, seconds in growth.elsewhere(model, images, values)]
+        table = report.Table(
+            "bound", f"The bound of {images:,} images of {values:,} values", f"Model: {model.describe()}.", ("on", "time"), lines
+        )
+        click.echo(report.render([table], "rich"), nl=False)
+        return
+    chosen = spec.load(study, overrides)
+    extent = costs.extent(chosen, data)
+    rates = costs.measured_rates(chosen, extent) if tflops is None else costs.assumed_rates(chosen, extent, tflops)
+    prices = costs.price(planned(chosen, "", None), extent, rates, model)
+    click.echo(report.render([costs.table(prices, workers or costs.workers_here(), rates.source)], "rich"), nl=False)
+    shared, each = costs.memory(chosen, extent)
+    click.echo(f"Memory: images {report.size(shared)} a machine, a training {report.size(each)} a worker beside its activations.")
+
+
+@main.command()
+@click.argument("parts", nargs=-1)
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=None, envvar="HARNESS_DATA", show_envvar=True, help="Folder of the data sets."
+)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Turns of every contender that count.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads, or workers, of every contender.  [default: all cores]")
+@click.option("--again", is_flag=True, help="Measure also what is measured already.")
+@click.option("--smoke", is_flag=True, help="Everything at the smallest size, on digits: a test that it runs, no measurement.")
+@click.option("--format", "kind", type=click.Choice(["rich", "md", "csv"]), default="rich", show_default=True)
+@_results
+def benchmark(
+    parts: tuple[str, ...], data: Path | None, repeats: int, threads: int | None, again: bool, smoke: bool, kind: Any, results: Path
+) -> None:
+    """Measure the bound, the attacks and the trainings against what you would pick instead.
+
+    PARTS: bound, growth, attacks, trainings, grid, ddp, gpu; all unless some are named. Needs MNIST or CIFAR-10 in the data folder.
+    Writes the table `benchmark` and prints it; what is measured on this machine with these versions is not measured again.
+    """
+    from harness import benchmark as measuring
+    from harness import networks, report, views
+    from harness.store import Store
+
+    on = networks.device()
+    sizes = measuring.SMOKE if smoke else measuring.GPU if on.type == "cuda" else measuring.FULL
+    setting = measuring.Setting(data, sizes, threads or os.cpu_count() or 1, on)
+    store = Store(results.resolve())
+    measuring.run(store, setting, parts, repeats, again, lambda case, name: click.echo(f"{case}: {name}", err=True))
+    report.show_benchmark(views.connect(store), kind)
+
+
 # --- looking ----------------------------------------------------------------------------------------
 
 
@@ -167,8 +236,8 @@ def _latest(store: Any) -> str:
 def sql(query: str, kind: Any, study: str | None, results: Path) -> None:
     """Ask the Parquet tables in SQL.
 
-    Tables: bound, attack, evaluation, training. Views: table2 to table7, black_box, white_box, effectiveness, magnitude,
-    class_distance, accuracies, missing. `harness sql "show tables"` lists them all.
+    Tables: bound, attack, evaluation, training, benchmark. Views: table2 to table7, black_box, white_box, effectiveness,
+    magnitude, class_distance, accuracies, missing, speed. `harness sql "show tables"` lists them all.
     """
     from harness import report, views
 

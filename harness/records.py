@@ -14,11 +14,12 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class Table:
-    """Schema of one table: columns in the path, columns in the file."""
+    """Schema of one table: columns in the path, columns in the file; whether its rows belong to studies."""
 
     name: str
     partition: tuple[str, ...]
     schema: pa.Schema
+    of_studies: bool = True
 
 
 def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -123,6 +124,38 @@ TABLES = {
                     _column("world_size", pa.int32(), "DDP workers"),
                 ]
             ),
+        ),
+        Table(
+            "benchmark",
+            ("part",),
+            pa.schema(
+                [
+                    _CELL,
+                    _column("case", pa.string(), "the work that all contenders of the case do"),
+                    _column("measured_at", pa.string(), "when the case was measured, ISO 8601, UTC"),
+                    _column("position", pa.int32(), "order of the rows in the table that is printed"),
+                    _column("contender", pa.string(), "harness, or what a user would pick instead"),
+                    _column("turn", pa.int32(), "contenders take turns; the first turn is not counted. Null where not measured"),
+                    _column("unit", pa.string(), "what amount and measured count"),
+                    _column("amount", pa.int64(), "units in the case"),
+                    _column("measured", pa.int64(), "units that this turn did; cost is proportional to them"),
+                    _column("seconds", pa.float64(), "wall time of the turn; null where not measured"),
+                    _column("cpu_seconds", pa.float64(), "processor time of this process in the turn, without Ray's workers"),
+                    _column("threads", pa.int32(), "CPU threads or workers of every contender"),
+                    _column("device", pa.string(), "device type and name"),
+                    _column("images", pa.int64(), "training images, where cost grows with them"),
+                    _column("values", pa.int32(), "values of an image, where cost grows with them"),
+                    _column("classes", pa.int32(), "classes, where cost depends on them"),
+                    _column("agreement", pa.float64(), "share of answers equal to the harness's"),
+                    _column("fooled", pa.float64(), "share of images that left their class"),
+                    _column("l2", pa.float64(), "mean l2 distance of those"),
+                    _column("accuracy", pa.float64(), "clean accuracy of the network attacked or trained"),
+                    _column("candidates", pa.float64(), "images that the first lower bound leaves, per query; all where there is none"),
+                    _column("overhead_s", pa.float64(), "seconds a training beyond the training itself, after the first"),
+                    _column("note", pa.string(), "a contender's settings, or why it was not measured"),
+                ]
+            ),
+            of_studies=False,
         ),
     )
 }

@@ -74,6 +74,57 @@ def long_tables(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...] = 
     return [_as_table(name, query(connection, f"from {name}"), _exact) for name in which or _LONG]
 
 
+def benchmark(connection: duckdb.DuckDBPyConnection) -> list[Table]:
+    """What `harness benchmark` measured, one table a part; columns that say nothing there are left out."""
+    rows = query(connection, "from speed").to_pylist()
+    made = []
+    for part in dict.fromkeys(row["part"] for row in rows):
+        own = [row for row in rows if row["part"] == part]
+        shown = [(title, name, digits) for title, name, digits in _SPEED if any(row[name] is not None for row in own)]
+        lines: list[tuple[str, ...]] = []
+        for case in dict.fromkeys(row["case"] for row in own):
+            lines.append((case, *[""] * len(shown)))
+            for row in (row for row in own if row["case"] == case):
+                values = (_HOLE if row[name] is None else _significant(row[name], digits) for _, name, digits in shown)
+                lines.append((f"  {row['contender']}" + (" (not measured)" if row["seconds"] is None else ""), *values))
+        place = dict.fromkeys(f"{row['device']}, {row['threads']} thread{'s' * (row['threads'] > 1)}" for row in own)
+        turns = max(row["turns"] for row in own)
+        note = f"Medians over {turns} turns, scaled to the whole case; x harness: its time over the harness's, turn by turn."
+        note = note if turns else "; ".join(dict.fromkeys(row["note"] for row in own))
+        header = ("case", *(title for title, _, _ in shown))
+        made.append(Table("benchmark", f"Benchmark: {part}, {'; '.join(place)}", note, header, lines))
+    return made
+
+
+_SPEED = (
+    ("per s", "per_s", 3), ("seconds", "seconds", 3), ("spread %", "spread", 2), ("x harness", "times_harness", 3),
+    ("fooled %", "fooled", 4), ("l2", "l2", 4), ("agree %", "agreement", 5), ("candidates", "candidates", 3),
+    ("overhead s", "overhead_s", 2),
+)  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """'12 s', '3.4 min', '5.6 h', '2.1 days'."""
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def size(count: int) -> str:
+    """'12 kB', '3.4 MB', '5.6 GB', in powers of 1000."""
+    for unit, length in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if count >= length:
+            return f"{count / length:.1f} {unit}"
+    return f"{count / 1000:.0f} kB"
+
+
+def _significant(value: float, digits: int) -> str:
+    """12,300,000 or 0.0123: so many digits that mean something."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
+
+
 def _check_names(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...]) -> None:
     known = query(connection, "select table_name from information_schema.tables")
     names = known["table_name"].to_pylist()
@@ -245,6 +296,13 @@ def show(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...], format: 
     print(render((long_tables if format == "csv" else tables)(connection, which), format), end="")
 
 
+def show_benchmark(connection: duckdb.DuckDBPyConnection, format: Format) -> None:
+    """Print the benchmark's tables, or, as CSV, the view behind them."""
+    print(
+        render([_as_table("speed", query(connection, "from speed"), _exact)] if format == "csv" else benchmark(connection), format), end=""
+    )
+
+
 def show_query(connection: duckdb.DuckDBPyConnection, sql: str, format: Format) -> None:
     """Print the answer to a query; a terminal gets its first rows, the other formats all."""
     answer = query(connection, sql)
@@ -281,7 +339,7 @@ def _columns(table: Table) -> list[tuple[str, ...]]:
 
 
 def _numbers(cells: tuple[str, ...]) -> bool:
-    return any(cells) and all(re.fullmatch(r"-?[\d.e-]*", cell) for cell in cells)
+    return any(cells) and all(re.fullmatch(r"-?[\d.,e-]*", cell) for cell in cells)
 
 
 def _aligned(cells: tuple[str, ...]) -> tuple[str, ...]:

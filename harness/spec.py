@@ -203,7 +203,7 @@ class CwL2(Strict):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     initial_constant: Annotated[float, Field(gt=0)] = 0.1
     confidence: Annotated[float, Field(ge=0)] = 0.0
-    warm_start: bool = Field(False, description="a constant goes on from the last one's image: a fifth of the steps, e.g. 8 x 25")
+    warm_start: bool = Field(False, description="a constant goes on from the last one's image: a quarter of the steps, e.g. 8 x 32")
     gradients: Gradients = "float32"
 
 

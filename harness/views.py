@@ -48,6 +48,7 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
     studies = {name: _study(name, record) for name, record in chosen.items()}
     root = store.root.resolve()
     cells = [_cell_row(root, name, cell) for name, record in chosen.items() for cell in {c["key"]: c for c in record["cells"]}.values()]
+    cells += [_cell_row(root, None, cell) for cell in _cells_of_no_study(store)]
     connection = duckdb.connect()
     try:
         _create(connection, "studies", [_study_row(name, study) for name, study in studies.items()], _STUDIES)
@@ -102,7 +103,14 @@ def _study_row(name: str, study: spec.Study) -> Row:
     }  # fmt: skip
 
 
-def _cell_row(root: Path, study: str, cell: Row) -> Row:
+def _cells_of_no_study(store: Store) -> Iterable[Row]:
+    """The files of tables that belong to no study: all of them count."""
+    for path in (path.relative_to(store.root) for path in store.files()):
+        if not TABLES[path.parts[0]].of_studies:
+            yield {"key": path.stem, "table": path.parts[0], "path": path.as_posix()}
+
+
+def _cell_row(root: Path, study: str | None, cell: Row) -> Row:
     """A cell of a manifest, with the hive folders of its path: those above the results root are not ours to read."""
     folders = dict(part.split("=", 1) for part in Path(cell["path"]).parts if "=" in part)
     return {"study": study, **cell, "done": (root / cell["path"]).is_file(), **{name: folders.get(name) for name in _PARTITIONS}}
@@ -124,15 +132,16 @@ def _create(connection: duckdb.DuckDBPyConnection, name: str, rows: Iterable[Row
 
 
 def _create_base_view(connection: duckdb.DuckDBPyConnection, name: str, files: list[str]) -> list[str]:
-    """The view of one table, study in front; returns the file names that it needs permission for."""
+    """The view of one table, study in front where it has one; returns the file names that it needs permission for."""
     table = TABLES[name]
+    study = ["study"] if table.of_studies else []
     if not files:
-        fields = [pa.field("study", _TEXT), *(pa.field(part, _TEXT) for part in table.partition), *table.schema]
+        fields = [*(pa.field(part, _TEXT) for part in (*study, *table.partition)), *table.schema]
         _create(connection, name, [], pa.schema(fields))
         return []
     patterns = [re.sub(r"([*?\[])", r"[\1]", file) for file in files]  # a folder may be called 'run[1]'; DuckDB would glob
     connection.execute(f"set variable {name}_files = $1", [patterns])
-    columns = ", ".join(["study", *(f"cells.{part}" for part in table.partition), *(f"file.{column}" for column in table.schema.names)])
+    columns = ", ".join([*study, *(f"cells.{part}" for part in table.partition), *(f'file."{column}"' for column in table.schema.names)])
     connection.execute(
         f"create view {name} as select {columns} "
         f"from read_parquet(getvariable('{name}_files'), hive_partitioning = false) file join cells on cells.key = file.cell"

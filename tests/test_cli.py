@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from conftest import snapshot
 
 from harness.cli import main
+from harness.records import SCHEMA_VERSION
 
 
 def call(*arguments):
@@ -177,7 +178,7 @@ def test_results_of_another_version(tmp_path, study):
     (results / "harness.json").write_text('{"schema_version": 99}')
     for arguments in (("run", study()), ("tables",), ("verify",), ("sql", "from bound")):
         message = refused(*arguments, "--results", results)
-        assert "schema version 99, this harness reads and writes 1" in message
+        assert f"schema version 99, this harness reads and writes {SCHEMA_VERSION}" in message
     assert [path.name for path in results.iterdir()] == ["harness.json"]
 
 
@@ -195,3 +196,19 @@ def test_sql_reads_only(tmp_path, study):
     call("bound", study(), "--results", tmp_path / "r")
     for query in ("drop view bound", "copy bound to '/dev/null'", "from read_csv('/etc/passwd')", "select nonsense from bound"):
         assert "error:" in refused("sql", query, "--results", tmp_path / "r")
+
+
+def test_a_price_before_a_study_runs(tmp_path):
+    code, output = call("plan", "quick", "--workers", "4", "--tflops", "0.1")
+    assert code == 0, output
+    for text in ("defense", "4 workers", "assumed 0.1 TFLOP/s a worker", "Memory: images"):
+        assert text in output
+    code, output = call("plan", "--images", "200000", "--values", "3072")
+    assert code == 0, output
+    for text in ("200,000 images of 3,072 values", "not measured", "within"):
+        assert text in output
+
+
+def test_a_benchmark_without_data(tmp_path):
+    message = refused("benchmark", "--data", tmp_path, "--results", tmp_path / "r")
+    assert "the benchmark needs MNIST/raw or CIFAR-10 in the data folder" in message

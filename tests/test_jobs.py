@@ -24,7 +24,7 @@ def submit(script, *arguments, cwd):
 
 def test_a_script_for_every_step():
     names = {path.stem for path in JOBS.glob("*.py")}
-    assert names == {step.name.replace("-", "_") for step in STEPS} | {"study"}
+    assert names == {step.name.replace("-", "_") for step in STEPS} | {"study", "benchmark"}
     for path in JOBS.glob("*.py"):
         assert f"ray submit cluster.yaml jobs/{path.name} --" in path.read_text()
 

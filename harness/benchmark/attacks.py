@@ -1,0 +1,162 @@
+"""The attacks against Foolbox, ART and torchattacks: the same images, the same network, one CPU thread each (or one GPU).
+
+What counts beside the time: the share of images that left their class, and the mean l2 distance of
+those; both are measured here, in float32, on the images that came back.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness import networks, training
+from harness.attacks import perturb
+from harness.attacks.saliency_map import jsma_targets
+from harness.benchmark import peers
+from harness.benchmark.setting import Setting, Subject
+from harness.benchmark.timing import OURS, Case, Contender
+from harness.spec import METHODS
+
+_SEED = 0
+_BF16 = {"gradients": "bfloat16"}
+_WARM = {"warm_start": True, "binary_search_steps": 8, "steps": 32, "learning_rate": 0.1, "initial_constant": 1.0}
+_EQUAL = 1e-5  # largest difference of a value between images that are the same
+_SMALL = 1024  # values of an image that the slow peers can be asked to attack
+
+
+@dataclass(frozen=True)
+class _Duel:
+    """One attack: the harness's settings, what its variants change in them, and what others offer, by name."""
+
+    name: str
+    settings: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    others: Mapping[str, peers.Attack] = field(default_factory=dict)
+    slow: bool = False
+    same: bool = False  # all contenders should return the same images
+    epsilons: Callable[[Subject], tuple[float, ...]] = lambda subject: ()
+
+
+_DUELS = (
+    _Duel(
+        "FGSM, 4 epsilons", {"method": "fgsm"}, {}, {"Foolbox": peers.foolbox_fgsm}, same=True, epsilons=lambda subject: subject.epsilons
+    ),
+    _Duel(
+        "PGD, 40 steps",
+        {"method": "pgd", "steps": 40},
+        {"bf16": _BF16, "bf16, early stop": {**_BF16, "engine": "early_stop"}},
+        {"Foolbox": peers.foolbox_pgd},
+        epsilons=lambda subject: subject.epsilons[2:3],
+    ),
+    _Duel(
+        "DeepFool, the authors' rule",
+        {"method": "deepfool", "steps": 50, "overshoot": 0.02, "rule": "authors"},
+        {"bf16": _BF16},
+        {"Foolbox": peers.foolbox_deepfool},
+    ),
+    _Duel(
+        "DeepFool, ART's rule",
+        {"method": "deepfool", "steps": 100, "overshoot": 1e-6},
+        {"bf16": _BF16},
+        {"ART": peers.art_deepfool},
+        slow=True,
+    ),
+    _Duel("DDN, 100 steps", {"method": "ddn"}, {"bf16": _BF16}),
+    _Duel(
+        "C&W l2",
+        {"method": "cw_l2", "binary_search_steps": 5, "steps": 200},
+        {"warm start": _WARM, "warm start, bf16": {**_WARM, **_BF16}},
+        {"Foolbox": peers.foolbox_cw, "ART": peers.art_cw},
+        slow=True,
+    ),
+    _Duel("JSMA, ART's rule", {"method": "jsma"}, {}, {"ART": peers.art_jsma}, slow=True, same=True),
+    _Duel(
+        "JSMA, Papernot's pairs",
+        {"method": "jsma_pairs", "gamma": peers.TORCHATTACKS_GAMMA},
+        {},
+        {"torchattacks": peers.torchattacks_jsma},
+        slow=True,
+        same=True,
+    ),
+)
+_PACKAGES = {"Foolbox": "foolbox", "ART": "art", "torchattacks": "torchattacks"}
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    """Every attack on every data set; the slow ones where images are small."""
+    for subject in setting.subjects:
+        network, test, accuracy = setting.network(subject)
+        for duel in _DUELS:
+            if not duel.slow or test.pixels[0].size <= _SMALL:
+                count = setting.sizes.attacked_slowly if duel.slow else setting.sizes.attacked
+                yield _case(setting, duel, subject, _Target(network, test.take(slice(0, count)), accuracy, setting.device))
+
+
+class _Target:
+    """A network and the images that are attacked, on the device; judges what comes back."""
+
+    def __init__(self, network: networks.Classifier, images: Any, accuracy: float, on: torch.device) -> None:
+        self.network, self.accuracy = network, accuracy
+        # As users hand a network over: torch's usual layout, weights that want gradients.
+        self.plain = deepcopy(network).to(memory_format=torch.contiguous_format).requires_grad_(True)
+        # White is 1 to all: torchattacks takes 0.99 for saturated already.
+        x = networks.as_input(networks.to_tensor(images.pixels, on))
+        self.x = torch.where(x >= 0.99, 1.0, x)
+        self.ids = networks.to_tensor(images.ids, on)
+        with torch.no_grad():
+            found = network(self.x)
+        self.labels = found.argmax(1)
+        self.targets = jsma_targets(self.labels, self.ids, found.shape[1], _SEED)
+        self.ours: list[Tensor] = []
+
+    def judge(self, made: list[Tensor], same: bool) -> Mapping[str, float]:
+        """The share of images that left their class, the mean l2 distance of those; how many are the harness's, where all should be."""
+        with torch.no_grad():
+            left = [self.network(batch).argmax(1) != self.labels for batch in made]
+        distance = torch.cat([(batch - self.x).flatten(1).norm(dim=1)[gone] for batch, gone in zip(made, left, strict=True)])
+        found = {"fooled": torch.stack(left).float().mean().item(), "accuracy": self.accuracy}
+        if len(distance):
+            found["l2"] = distance.mean().item()
+        if same:
+            equal = [((a - b).abs().flatten(1).amax(1) < _EQUAL).float().mean() for a, b in zip(made, self.ours, strict=True)]
+            found["agreement"] = torch.stack(equal).mean().item()
+        return found
+
+
+def _case(setting: Setting, duel: _Duel, subject: Subject, target: _Target) -> Case:
+    torch.set_num_threads(1)
+    count, epsilons = len(target.x), duel.epsilons(subject)
+    name, threads = f"{subject.title}: {duel.name}", 1 if setting.device.type == "cpu" else setting.threads
+    contenders = [
+        _ours(target, duel, epsilons, setting.sizes.batch, variant, changes) for variant, changes in {"": {}, **duel.variants}.items()
+    ]
+    contenders += [_theirs(target, peer, call, epsilons, setting.sizes.batch, duel.same) for peer, call in duel.others.items()]
+    return Case("attacks", name, "images", count, threads, training.device_name(setting.device), tuple(contenders))
+
+
+def _ours(
+    target: _Target, duel: _Duel, epsilons: tuple[float, ...], batch_size: int, variant: str, changes: Mapping[str, Any]
+) -> Contender:
+    radii = {"epsilon": epsilons} if epsilons else {}
+    settings: Any = METHODS[duel.settings["method"]].model_validate({**duel.settings, **radii, **changes})
+
+    def run(_: Any) -> Mapping[str, float]:
+        made = perturb(target.network, target.x, target.labels, target.ids, settings, _SEED, batch_size)
+        target.ours = target.ours if variant else made
+        return target.judge(made, False)
+
+    note = ", ".join(f"{name} {value}" for name, value in {**duel.settings, **changes}.items() if name != "method")
+    return Contender(f"{OURS}, {variant}" if variant else OURS, run, len(target.x), note)
+
+
+def _theirs(target: _Target, peer: str, call: peers.Attack, epsilons: tuple[float, ...], batch_size: int, same: bool) -> Contender:
+    def run(_: Any) -> Mapping[str, float]:
+        parts = zip(*(value.split(batch_size) for value in (target.x, target.labels, target.targets)), strict=True)
+        made = [call(target.plain, x, labels, targets, epsilons) for x, labels, targets in parts]
+        return target.judge([torch.cat(batches) for batches in zip(*made, strict=True)], same)
+
+    lacking = peers.lacking(_PACKAGES[peer])
+    return Contender(peer, None if lacking else run, len(target.x), lacking or (call.__doc__ or "").strip())

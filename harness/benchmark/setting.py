@@ -1,0 +1,109 @@
+"""What the cases of a benchmark share: sizes, data, the machine, and networks worth attacking."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness import datasets, networks, sources, training
+from harness.spec import DatasetSpec, NetworkSpec, TrainingSpec
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything is measured."""
+
+    limit: int | None  # training images of the bound; None: all
+    pairs: int  # pairs of images that a brute force compares before its time is scaled
+    growth: tuple[int, ...]  # numbers of training images of the growth curves
+    growth_queries: int
+    attacked: int  # images of the fast attacks
+    attacked_slowly: int  # images of the attacks whose peers need a second or so an image
+    batch: int  # images in the network at once, for all contenders but those whose default is one
+    network_images: int  # training images of the networks that are attacked
+    samples: int  # of a training epoch: images times perturbations
+    cells: int  # of the grid
+
+
+FULL = Sizes(None, 20_000_000, (3_000, 6_000, 12_000, 25_000, 50_000), 512, 128, 32, 32, 10_000, 1_024, 12)
+GPU = Sizes(None, 200_000_000, (6_000, 12_000, 25_000, 50_000), 4_096, 10_000, 128, 1_024, 50_000, 50_000, 12)
+SMOKE = Sizes(300, 10_000, (100, 200, 300), 32, 8, 4, 4, 300, 64, 3)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One data set of the benchmark, with the l-inf radii that fit it."""
+
+    title: str
+    dataset: DatasetSpec
+    epsilons: tuple[float, ...]
+    epochs: int  # of the network that is attacked
+    width: int
+
+    @cached_property
+    def name(self) -> str:
+        return self.dataset.label
+
+
+_DIGITS = Subject("scikit-learn digits", DatasetSpec(source="digits"), (0.05, 0.1, 0.2, 0.3), 8, 8)
+_MNIST = Subject("MNIST", DatasetSpec(source="mnist"), (0.05, 0.1, 0.2, 0.3), 3, 16)
+_CIFAR_EPSILONS = (2 / 255, 4 / 255, 8 / 255, 16 / 255)
+_CIFAR = (
+    Subject("CIFAR-10", DatasetSpec(source="cifar10"), _CIFAR_EPSILONS, 6, 32),
+    Subject("CIFAR-10 (JPEG copies)", DatasetSpec(source="parquet", folder="cifar10-jpeg"), _CIFAR_EPSILONS, 6, 32),
+)
+
+
+class Silent:
+    """A ``pipeline.Progress`` that says nothing."""
+
+    def begin(self, step: str, total: int, unit: str, done: int) -> None: ...
+    def advance(self, step: str, amount: int = 1, note: str = "") -> None: ...
+    def end(self, step: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run of the benchmark: where the data are, how much is measured, on how many threads and which device."""
+
+    data: Path | None
+    sizes: Sizes
+    threads: int
+    device: torch.device
+
+    @cached_property
+    def subjects(self) -> tuple[Subject, ...]:
+        """MNIST and CIFAR-10 where their files are in the data folder (nothing is downloaded); digits for a smoke test."""
+        if self.sizes is SMOKE:
+            return (_DIGITS,)
+        cifar = next((subject for subject in _CIFAR if self._has(subject)), None)
+        return tuple(subject for subject in (_MNIST if self._has(_MNIST) else None, cifar) if subject)
+
+    def _has(self, subject: Subject) -> bool:
+        files = sources.expected_files(subject.dataset, self.data)
+        return bool(files) and all(path.is_file() for path in files)
+
+    def load(self, subject: Subject, train: int | None, test: int | None = None) -> datasets.Dataset:
+        """The subject's images, stratified subsets of at most these sizes."""
+        limits = {name: value for name, value in (("train_limit", train), ("test_limit", test)) if value is not None}
+        return datasets.load(subject.dataset.model_copy(update=limits), self.data, 0)
+
+    def network(self, subject: Subject) -> tuple[networks.Classifier, datasets.Images, float]:
+        """A small network trained on the subject, test images to attack, and its clean accuracy on 1,000 (or all) of them."""
+        dataset = self.load(subject, self.sizes.network_images, None)
+        model = networks.build(NetworkSpec(architecture="convnet", width=subject.width), dataset.train.pixels, len(dataset.classes), 0)
+        inputs = training.Inputs(
+            *(networks.to_tensor(v, self.device) for v in (dataset.train.pixels, dataset.train.labels, dataset.train.ids))
+        )
+        some = dataset.test.take(np.arange(min(1_000, len(dataset.test.ids))))
+        settings = TrainingSpec(epochs=subject.epochs, learning_rate=0.001, batch_size=64)
+        torch.set_num_threads(self.threads)
+        run = training.Training(model, training.supervised(inputs, {}), settings, 0, some)
+        run.start()
+        for _ in range(subject.epochs):
+            row: dict[str, Any] = run.run_epoch()
+        # As a study's workers load it.
+        return networks.from_tensors(model, networks.to_tensors(model), self.device), dataset.test, row["clean_accuracy"]

@@ -1,0 +1,13 @@
+"""The bound, the attacks and the trainings measured against what users would pick instead.
+
+    ray submit cluster.yaml jobs/benchmark.py -- --data /data --results /shared/results
+
+Takes the arguments of `harness benchmark`; measures on the machine that it runs on.
+"""
+
+import sys
+
+from harness.cli import main
+
+if __name__ == "__main__":
+    main(["benchmark", *sys.argv[1:]])
