@@ -102,19 +102,14 @@ def _growth(setting: Setting, title: str, dataset: Dataset) -> Case:
     count, shape = len(queries.ids), _shape(dataset.train)
     index = partition.index(dataset.train)
 
-    def contender(name: str, search: Callable[[], nearest.Found]) -> Contender:
-        def run(_: Any) -> Mapping[str, float]:
-            peers.faiss_threads(1)
-            work = search().work
-            return {"candidates": (work.kept or (work.exact,))[0] / count}
+    def run(_: Any) -> Mapping[str, float]:
+        peers.faiss_threads(1)
+        found = filter.search(queries, dataset.train, False, index) if index else nearest.search_tiled(queries, dataset.train, False)
+        return {"candidates": (found.work.kept or (found.work.exact,))[0] / count}
 
-        return Contender(name, run, count)
-
-    ours = (lambda: nearest.search_tiled(queries, dataset.train, False)) if index is None else (
-        lambda: filter.search(queries, dataset.train, False, index))  # fmt: skip
     return Case(
         "growth", f"{title}: {shape['images']:,} x {shape['values']:,}", "queries", count, 1, training.device_name(setting.device),
-        (contender(OURS, ours),), shape,
+        (Contender(OURS, run, count),), shape,
     )  # fmt: skip
 
 
