@@ -43,6 +43,13 @@ _results = click.option(
     "--results", type=click.Path(path_type=Path), default=DEFAULT_RESULTS, envvar="HARNESS_RESULTS", show_default=True, show_envvar=True,
     help="Folder of the results.",
 )  # fmt: skip
+_overrides = click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change a setting, e.g. defense.k=[1,2]. May be repeated."
+)
+_data = click.option(
+    "--data", type=click.Path(path_type=Path), default=None, envvar="HARNESS_DATA", show_envvar=True, help="Folder of the data sets."
+)
+_format = click.option("--format", "kind", type=click.Choice(["rich", "md", "csv"]), default="rich", show_default=True)
 _study_option = click.option("--study", default=None, help="Only this study's results.  [default: the one run last]")
 
 
@@ -50,10 +57,8 @@ def _study_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """STUDY and the options of whatever runs steps."""
 
     @click.argument("study")
-    @click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change a setting, e.g. defense.k=[1,2]. May be repeated.")
-    @click.option(
-        "--data", type=click.Path(path_type=Path), default=None, envvar="HARNESS_DATA", show_envvar=True, help="Folder of the data sets."
-    )
+    @_overrides
+    @_data
     @click.option("--workers", type=int, default=None, help="Shards at once (compute.workers); 0 runs without Ray.")
     @_results
     @functools.wraps(function)
@@ -132,10 +137,8 @@ def _run(
 
 @main.command()
 @click.argument("study", required=False)
-@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change a setting, e.g. defense.k=[1,2]. May be repeated.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), default=None, envvar="HARNESS_DATA", show_envvar=True, help="Folder of the data sets."
-)
+@_overrides
+@_data
 @click.option("--workers", type=click.IntRange(1), default=None, help="Cores or GPUs side by side.  [default: this machine's]")
 @click.option("--tflops", type=click.FloatRange(min=0, min_open=True), default=None, help="Assume this speed of a worker, measure nothing.")
 @click.option("--images", type=click.IntRange(2), default=1_281_167, show_default=True, help="Without STUDY: images of the bound.")
@@ -170,14 +173,12 @@ def plan(
 
 @main.command()
 @click.argument("parts", nargs=-1)
-@click.option(
-    "--data", type=click.Path(path_type=Path), default=None, envvar="HARNESS_DATA", show_envvar=True, help="Folder of the data sets."
-)
+@_data
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Turns of every contender that count.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads, or workers, of every contender.  [default: all cores]")
 @click.option("--again", is_flag=True, help="Measure also what is measured already.")
 @click.option("--smoke", is_flag=True, help="Everything at the smallest size, on digits: a test that it runs, no measurement.")
-@click.option("--format", "kind", type=click.Choice(["rich", "md", "csv"]), default="rich", show_default=True)
+@_format
 @_results
 def benchmark(
     parts: tuple[str, ...], data: Path | None, repeats: int, threads: int | None, again: bool, smoke: bool, kind: Any, results: Path
@@ -204,7 +205,7 @@ def benchmark(
 
 @main.command()
 @click.argument("names", nargs=-1)
-@click.option("--format", "kind", type=click.Choice(["rich", "md", "csv"]), default="rich", show_default=True)
+@_format
 @_study_option
 @_results
 def tables(names: tuple[str, ...], kind: str, study: str | None, results: Path) -> None:
@@ -230,7 +231,7 @@ def _latest(store: Any) -> str:
 
 @main.command()
 @click.argument("query")
-@click.option("--format", "kind", type=click.Choice(["rich", "md", "csv"]), default="rich", show_default=True)
+@_format
 @click.option("--study", default=None, help="Only this study's results.  [default: all]")
 @_results
 def sql(query: str, kind: Any, study: str | None, results: Path) -> None:
@@ -285,7 +286,7 @@ def ui(port: int, results: Path) -> None:
 
 @main.command()
 @click.argument("study")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE")
+@_overrides
 def show(study: str, overrides: tuple[str, ...]) -> None:
     """Every setting of STUDY, defaults filled in, as YAML."""
     import yaml

@@ -74,10 +74,11 @@ def test_a_study_costs_what_its_run_leaves(tiny: dict[str, Any], tmp_path: Path)
     assert sum(price.cells for price in prices.values()) == len(list(tmp_path.rglob("*.parquet")))
 
     def left(table: str) -> int:
-        return sum(path.stat().st_size for path in (tmp_path / table).rglob("*.safetensors"))
+        return sum(path.stat().st_size for path in (tmp_path / table).rglob("*.*"))
 
-    # The tensors are all but a few kB of headers and rows.
+    assert prices["bound"].bytes == pytest.approx(left("bound"), rel=0.2)
     assert prices["attack"].bytes == pytest.approx(left("attack"), rel=0.2)
+    assert prices["black-box"].bytes + prices["white-box"].bytes == pytest.approx(left("evaluation"), rel=0.2)
     assert sum(prices[step].bytes for step in ("base-network", "defense", "baselines")) == pytest.approx(left("training"), rel=0.2)
 
 

@@ -23,7 +23,7 @@ def cw_l2(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, setti
     image's ends by its own loss, and it goes on with its next constant at once.
 
     With ``warm_start`` (not Carlini's) each constant goes on from the last one's w and Adam's means, so that a
-    fifth of the steps suffices. As its first images owe their success to the last constant, its own success
+    quarter of the steps suffices. As its first images owe their success to the last constant, its own success
     is judged in the second half of its steps; and while nothing succeeds constants grow threefold, not tenfold.
     """
     through = differentiable(network, settings.gradients)

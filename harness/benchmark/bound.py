@@ -23,7 +23,7 @@ from harness.store import Store
 def cases(setting: Setting) -> Iterator[Case]:
     """The whole bound of every data set."""
     for subject in setting.subjects:
-        dataset = setting.load(subject, setting.sizes.limit)
+        dataset = setting.load(subject, setting.sizes.limit, setting.sizes.limit)
         queries = len(dataset.train.ids) + len(dataset.test.ids)
         contenders = [_step(setting, subject, workers, queries * len(dataset.train.ids)) for workers in dict.fromkeys((setting.threads, 1))]
         contenders += _brute(setting, dataset)
