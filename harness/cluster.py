@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.errors import Failed, HarnessError, attempt
 from harness.spec import ComputeSpec
 
 _PRIVATE = "harness_private"  # resource that marks a Ray which one harness process started for itself
@@ -57,13 +57,14 @@ class Cluster:
         """(position, run(state, task)) for every task in any order, where state = build(*arguments) on each worker.
 
         ``arguments`` may hold what ``share`` returned. A crashed worker is replaced and its tasks are
-        repeated; what a task raises is raised here.
+        repeated. A task that raises, or at which workers crash again and again, yields a ``Failed`` and
+        the others go on; what ``build`` raises is raised here.
         """
         if not tasks:
             return
         if self.local:
             state = build(*arguments)
-            yield from ((position, run(state, task)) for position, task in enumerate(tasks))
+            yield from ((position, attempt(run, state, task)) for position, task in enumerate(tasks))
             return
         import ray
 
@@ -88,7 +89,7 @@ class _Holder:
         """Answers once the worker is placed and its state is built."""
 
     def call(self, task: Any) -> Any:
-        return self._run(self._state, task)
+        return attempt(self._run, self._state, task)
 
 
 class _Pool:
@@ -104,7 +105,7 @@ class _Pool:
         self._workers: list[Any] = []
 
     def run(self, tasks: list[Any], count: int) -> Iterator[tuple[int, Any]]:
-        """(position, result) for every task, as they come."""
+        """(position, result or Failed) for every task, as they come."""
         import ray
 
         waiting, attempts, results = deque(range(len(tasks))), [0] * len(tasks), 0
@@ -125,27 +126,33 @@ class _Pool:
             start(place)
         while results < len(tasks):
             (done,), _ = ray.wait(list(pending), num_returns=1)
-            position, place = pending.pop(done)
+            position, place = pending[done]
             try:
                 result = ray.get(done)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
-            except ray.exceptions.RayActorError as error:
-                counts, at = (starts, place) if position is None else (attempts, position)
+            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+                # All that this worker had in hand is lost with it; it does one after the other, so the first was to blame.
+                ray.kill(self._workers[place])
+                first, *others = [pending.pop(reference)[0] for reference, (_, worker) in list(pending.items()) if worker == place]
+                counts, at = (starts, place) if first is None else (attempts, first)
                 counts[at] += 1
-                if counts[at] > self._retries:
-                    what = "in starting" if position is None else f"at task {position} of {len(tasks)}"
-                    raise HarnessError(f"a worker crashed again and again ({what}): {error}") from error
-                # All that this worker had in hand is lost with it.
-                lost = [pending.pop(reference)[0] for reference, (_, worker) in list(pending.items()) if worker == place]
-                waiting.extendleft(task for task in (position, *lost) if task is not None)
+                waiting.extendleft(reversed([task for task in others if task is not None]))
+                if counts[at] <= self._retries:
+                    waiting.extendleft([] if first is None else [first])
+                    start(place)
+                    continue
+                if first is None:
+                    raise HarnessError(f"a worker crashed again and again in starting: {error}") from error
                 start(place)
-                continue
-            if position is None:
-                for _ in range(_IN_FLIGHT):
-                    submit(place)
-                continue
-            submit(place)
+                position, result = first, Failed(f"its worker crashed {counts[at]} times: {error}")
+            else:
+                del pending[done]
+                if position is None:
+                    for _ in range(_IN_FLIGHT):
+                        submit(place)
+                    continue
+                submit(place)
             results += 1
             yield position, result
 

@@ -1,7 +1,10 @@
-"""The one exception a user may see: something they gave us cannot be used."""
+"""What goes wrong, in words a user can act on: what they gave us cannot be used, or one piece of work failed among many."""
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 
 class HarnessError(Exception):
@@ -9,6 +12,29 @@ class HarnessError(Exception):
 
     The command line prints the message without a traceback and exits with 2.
     """
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What came of a piece of work that failed for good: why, in a line, and the traceback where there is one."""
+
+    reason: str
+    detail: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failed":
+        """From what was raised; the type's name stands before all but our own words."""
+        lines = str(error).strip().splitlines() or [""]
+        reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {lines[-1]}".removesuffix(": ")
+        return cls(reason, "".join(traceback.format_exception(error)))
+
+
+def attempt(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``work`` returns, or the ``Failed`` that stands for what it raised."""
+    try:
+        return work(*arguments)
+    except Exception as error:
+        return Failed.of(error)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -4,23 +4,25 @@ Each step makes the cells that are missing and leaves the others alone; a cell i
 it is complete. So any command may be killed at any moment and run again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from harness import STEPS, bound, datasets
 from harness.cluster import Cluster, connect
-from harness.errors import HarnessError
+from harness.errors import Failed, HarnessError
 from harness.partition import index as make_index
-from harness.plan import Attack, Evaluation, Network, Plan, plan, white_box
+from harness.plan import Attack, Evaluation, Network, Plan, cell_title, plan, white_box
 from harness.spec import Study
 from harness.store import Cell, Store, hardware
 from harness.workers import TEACHER_BLOCK, Searcher, Tester
+
+T = TypeVar("T")
 
 
 class Progress(Protocol):
@@ -33,13 +35,17 @@ class Progress(Protocol):
 
 @dataclass
 class Run:
-    """A study being run: what its steps share. The data set and the cluster are there once something is missing."""
+    """A study being run: what its steps share. The data set and the cluster are there once something is missing.
+
+    ``failed`` are the cells that could not be made, and why; they are holes in the tables until a next run makes them.
+    """
 
     study: Study
     store: Store
     data: Path | None
     plan: Plan
     progress: Progress
+    failed: dict[str, str] = field(default_factory=dict)  # title -> reason
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @cached_property
@@ -57,18 +63,66 @@ class Run:
     def close(self) -> None:
         self._stack.close()
 
-    def missing(self, cells: list[Cell]) -> list[Cell]:
+    def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """The cells that are not done."""
         return [cell for cell in cells if not self.store.is_done(cell)]
 
-    def require(self, step: str, cells: list[Cell], of: str) -> None:
-        """Raise HarnessError unless the cells that a step starts from are done."""
-        lacking = self.missing(cells)
-        if lacking:
-            raise HarnessError(
-                f"'{step}' starts from what '{of}' makes, and {len(lacking)} of its {len(cells)} cells are missing: "
-                f"run `harness {of} {self.study.name}` first, or all steps with `harness run {self.study.name}`"
-            )
+    def fail(self, cells: Iterable[Cell], failure: Failed) -> None:
+        """Record that cells cannot be made: the others go on."""
+        for cell in cells:
+            self.failed[cell_title(cell)] = failure.reason
+            self.store.record_failure(cell, cell_title(cell), failure)
+
+    def lacking(self, step: str, needs: Iterable[Cell]) -> dict[Cell, str]:
+        """Those of ``needs`` that failed, and why. Raises HarnessError where one was never tried: its step comes first."""
+        reasons = {}
+        for need in self.missing(dict.fromkeys(needs)):
+            reason = self.store.failure(need)
+            if reason is None:
+                of = _step_of(need)
+                raise HarnessError(
+                    f"'{step}' starts from what '{of}' makes, and '{cell_title(need)}' is missing: "
+                    f"run `harness {of} {self.study.name}` first, or all steps with `harness run {self.study.name}`"
+                )
+            reasons[need] = reason
+        return reasons
+
+    def feasible(self, step: str, cells: Iterable[Cell]) -> set[Cell]:
+        """The cells whose needs are done. The others fail with a need that failed."""
+        cells = list(cells)
+        lacking = self.lacking(step, (need for cell in cells for need in cell.needs))
+        for cell in cells:
+            for need in lacking.keys() & cell.needs:
+                self.fail([cell], Failed(f"needs '{cell_title(need)}', which failed: {lacking[need]}"))
+        return {cell for cell in cells if not lacking.keys() & cell.needs}
+
+    def gather(
+        self,
+        build: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        work: Callable[[Any, Any], Any],
+        groups: list[tuple[T, list[Any]]],
+        on_task: Callable[[Any], None] = lambda task: None,
+        gpu: bool = True,
+    ) -> Iterator[tuple[T, list[Any] | Failed]]:
+        """(group, results of its tasks in their order) as soon as its last task is done; a Failed where one of them failed."""
+        tasks = [(index, task) for index, (_, mine) in enumerate(groups) for task in mine]
+        parts: dict[int, dict[int, Any]] = {}
+        for position, found in self.cluster.map(build, arguments, work, [task for _, task in tasks], gpu):
+            index, task = tasks[position]
+            mine = parts.setdefault(index, {})
+            mine[position] = found
+            on_task(task)
+            if len(mine) == len(groups[index][1]):
+                results = [mine[place] for place in sorted(parts.pop(index))]
+                yield groups[index][0], next((result for result in results if isinstance(result, Failed)), results)
+
+
+def _step_of(cell: Cell) -> str:
+    """The step that makes a cell from which others are made."""
+    if cell.table == "training":
+        return {"base": "base-network", "vib": "defense", "adversarial": "baselines"}[cell.partition["training"]]
+    return cell.table
 
 
 def prepare(study: Study, store: Store, data: Path | None, progress: Progress) -> Run:
@@ -93,7 +147,7 @@ ALL_STEPS = tuple(step.name for step in STEPS)
 
 
 def run_steps(run: Run, names: tuple[str, ...] = ALL_STEPS) -> int:
-    """Make the missing cells of the named steps, in the paper's order; how many were made.
+    """Make the missing cells of the named steps, in the paper's order; how many were made. What failed is in ``run.failed``.
 
     Raises HarnessError for anything the user can mend; what is finished stays.
     """
@@ -102,7 +156,8 @@ def run_steps(run: Run, names: tuple[str, ...] = ALL_STEPS) -> int:
         "baselines": _baselines, "black-box": _black_box, "white-box": _white_box,
     }  # fmt: skip
     try:
-        return sum(steps[step.name](run) for step in STEPS if step.name in names)
+        tried = sum(steps[step.name](run) for step in STEPS if step.name in names)
+        return tried - len(run.failed)
     finally:
         run.close()
 
@@ -122,19 +177,19 @@ def unfinished(run: Run, names: tuple[str, ...] = ALL_STEPS) -> bool:
 
 
 def _bound(run: Run) -> int:
-    todo = {split: cell for split, cell in run.plan.bounds.items() if not run.store.is_done(cell)}
-    tasks = [(split, shard) for split in todo for shard in bound.shards(getattr(run.dataset, split), run.dataset.train)]
-    run.progress.begin("bound", len(tasks), "blocks", len(run.plan.bounds) - len(todo))
+    todo = {cell.partition["split"]: cell for cell in run.missing(run.plan.bounds.values())}
+    shards = {split: bound.shards(getattr(run.dataset, split), run.dataset.train) for split in todo}
+    run.progress.begin("bound", sum(map(len, shards.values())), "blocks", len(run.plan.bounds) - len(todo))
     if todo:
         gpu = _has_gpu(run.cluster)
         arguments = (run.shared_dataset, run.cluster.share(make_index(run.dataset.train, gpu=gpu)), gpu)
-        parts: dict[str, list[Any]] = {split: [] for split in todo}
-        for position, found in run.cluster.map(Searcher, arguments, Searcher.search, tasks, gpu=gpu):
-            split, shard = tasks[position]
-            parts[split].append((shard, found))
-            run.progress.advance("bound")
-            if len(parts[split]) == sum(other == split for other, _ in tasks):
-                run.store.write(todo[split], bound.rows(getattr(run.dataset, split), run.dataset.train, parts[split]), **hardware())
+        groups = [(split, [(split, shard) for shard in mine]) for split, mine in shards.items()]
+        for split, found in run.gather(Searcher, arguments, Searcher.search, groups, lambda _: run.progress.advance("bound"), gpu):
+            if isinstance(found, Failed):
+                run.fail([todo[split]], found)
+                continue
+            parts = list(zip(shards[split], found, strict=True))
+            run.store.write(todo[split], bound.rows(getattr(run.dataset, split), run.dataset.train, parts), **hardware())
     run.progress.end("bound")
     return len(todo)
 
@@ -156,27 +211,22 @@ def _base(run: Run) -> int:
 
 
 def _defense(run: Run) -> int:
-    if run.missing([network.cell for network in run.plan.defenses]):
-        run.require("defense", [run.plan.base.cell], "base-network")
-        run.require("defense", [run.plan.bounds["train"]], "bound")
     return _train(run, "defense", run.plan.defenses)
 
 
 def _baselines(run: Run) -> int:
-    todo = [network for network in run.plan.baselines if not run.store.is_done(network.cell)]
-    if todo:
-        run.require("baselines", [run.plan.base.cell], "base-network")
-        run.require("baselines", [network.adversarial for network in todo if network.adversarial], "attack")
     return _train(run, "baselines", run.plan.baselines)
 
 
 def _train(run: Run, step: str, wanted: tuple[Network, ...]) -> int:
-    todo = [network for network in wanted if not run.store.is_done(network.cell)]
+    missing = run.missing(network.cell for network in wanted)
     for network in wanted:
-        if network not in todo:  # a run killed between writing the cell and this
+        if network.cell not in missing:  # a run killed between writing the cell and this
             run.store.checkpoint_path(network.cell).unlink(missing_ok=True)
+    feasible = run.feasible(step, missing)
+    todo = [network for network in wanted if network.cell in feasible]
     epochs = sum(network.spec.epochs for network in todo)
-    run.progress.begin(step, epochs, "epochs", len(wanted) - len(todo))
+    run.progress.begin(step, epochs, "epochs", len(wanted) - len(missing))
     if todo:
         from harness import sweep
 
@@ -192,9 +242,10 @@ def _train(run: Run, step: str, wanted: tuple[Network, ...]) -> int:
         def on_row(network: Network, row: dict[str, Any]) -> None:
             run.progress.advance(step, 1, f"{network.title}: clean {100 * row['clean_accuracy']:.1f} %")
 
-        sweep.fit(todo, material, run.store, run.cluster, on_row)
+        for network, failure in sweep.fit(todo, material, run.store, run.cluster, on_row):
+            run.fail([network.cell], failure)
     run.progress.end(step)
-    return len(todo)
+    return len(missing)
 
 
 def _distances(run: Run) -> np.ndarray:
@@ -214,46 +265,43 @@ def _teacher(run: Run) -> np.ndarray:
 
     arguments = (run.study, run.store, run.shared_dataset)
     tasks = [(run.plan.base, block) for block in blocks(len(run.dataset.train.ids), TEACHER_BLOCK)]
-    parts: list[Any] = [None] * len(tasks)
-    for position, found in run.cluster.map(Tester, arguments, Tester.log_probabilities, tasks):
-        parts[position] = found
-    return np.concatenate(parts)
+    ((_, found),) = run.gather(Tester, arguments, Tester.log_probabilities, [("f1", tasks)])
+    if isinstance(found, Failed):
+        raise HarnessError(f"f1's outputs on the training images could not be computed: {found.reason}")
+    return np.concatenate(found)
 
 
 # --- III-B: attacks on f1 ---------------------------------------------------------------------------
 
 
 def _attacks(run: Run) -> int:
-    todo = [_lacking(run, attack) for attack in run.plan.attacks if run.missing(list(attack.cells))]
-    made = sum(len(run.missing(list(attack.cells))) for attack in todo)
-    total = sum(len(getattr(run.dataset, attack.split).ids) for attack in todo) if todo else 0
-    cells = sum(len(attack.cells) for attack in run.plan.attacks)
-    run.progress.begin("attack", total, "images", cells - made)
+    missing = run.missing(cell for attack in run.plan.attacks for cell in attack.cells)
+    feasible = run.feasible("attack", missing)
+    todo = [_part(attack, cells) for attack in run.plan.attacks if (cells := tuple(c for c in attack.cells if c in feasible))]
+    total = sum(len(getattr(run.dataset, attack.split).ids) for attack in todo)
+    run.progress.begin("attack", total, "images", sum(len(attack.cells) for attack in run.plan.attacks) - len(missing))
     if todo:
-        run.require("attack", [run.plan.base.cell], "base-network")
         from harness.evaluation import stack
 
-        tasks = [(run.plan.base, attack, block) for attack in todo for block in _blocks(run, attack.split)]
-        parts: dict[int, dict[int, Any]] = {}
-        arguments = (run.study, run.store, run.shared_dataset)
-        for position, found in run.cluster.map(Tester, arguments, Tester.attack, tasks):
-            attack, block = tasks[position][1:]
-            mine = parts.setdefault(todo.index(attack), {})
-            mine[block.start] = found
+        def on_task(task: tuple[Network, Attack, slice]) -> None:
+            _, attack, block = task
             run.progress.advance("attack", block.stop - block.start, f"{attack.name} on {attack.split} images")
-            if len(mine) == len(_blocks(run, attack.split)):
-                del parts[todo.index(attack)]
-                for index, cell in enumerate(attack.cells):
-                    pieces = [mine[start][index] for start in sorted(mine)]
-                    images = np.concatenate([images for _, images in pieces])
-                    run.store.write(cell, stack([rows for rows, _ in pieces]), {"adversarial": images}, **hardware())
+
+        groups = [(attack, [(run.plan.base, attack, block) for block in _blocks(run, attack.split)]) for attack in todo]
+        arguments = (run.study, run.store, run.shared_dataset)
+        for attack, found in run.gather(Tester, arguments, Tester.attack, groups, on_task):
+            if isinstance(found, Failed):
+                run.fail(attack.cells, found)
+                continue
+            for cell, pieces in zip(attack.cells, zip(*found, strict=True), strict=True):
+                images = np.concatenate([images for _, images in pieces])
+                run.store.write(cell, stack([rows for rows, _ in pieces]), {"adversarial": images}, **hardware())
     run.progress.end("attack")
-    return made
+    return len(missing)
 
 
-def _lacking(run: Run, attack: Attack) -> Attack:
+def _part(attack: Attack, cells: tuple[Cell, ...]) -> Attack:
     """The part of an attack that is not done: a finished epsilon is not made again for the sake of another."""
-    cells = tuple(run.missing(list(attack.cells)))
     epsilons = tuple(cell.columns["epsilon"] for cell in cells)
     settings = attack.settings if epsilons == (None,) else attack.settings.model_copy(update={"epsilon": epsilons})
     return replace(attack, settings=settings, cells=cells)
@@ -269,64 +317,65 @@ def _blocks(run: Run, split: str) -> list[slice]:
 
 
 def _black_box(run: Run) -> int:
-    todo = [e for e in run.plan.black_box if not run.store.is_done(e.cell)]
-    run.progress.begin("black-box", len(todo), "cells", len(run.plan.black_box) - len(todo))
+    missing = run.missing(e.cell for e in run.plan.black_box)
+    feasible = run.feasible("black-box", missing)
+    todo = [e for e in run.plan.black_box if e.cell in feasible]
+    run.progress.begin("black-box", len(todo), "cells", len(run.plan.black_box) - len(missing))
     if todo:
-        run.require("black-box", [run.plan.base.cell], "base-network")
-        run.require("black-box", [e.images for e in todo if e.images], "attack")
-        run.require("black-box", [network.cell for network in run.plan.defenses], "defense")
-        run.require("black-box", [network.cell for network in run.plan.baselines], "baselines")
-        tasks = [[e for e in todo if e.network is network] for network in run.plan.networks]
-        tasks = [task for task in tasks if task]
+        tasks = [task for network in run.plan.networks if (task := [e for e in todo if e.network is network])]
         arguments = (run.study, run.store, run.shared_dataset)
-        for position, found in run.cluster.map(Tester, arguments, Tester.evaluate, tasks):
-            for evaluation, predictions in zip(tasks[position], found, strict=True):
-                _write_evaluation(run, evaluation, predictions)
+        for task, found in run.gather(Tester, arguments, Tester.evaluate, [(task, [task]) for task in tasks]):
+            predictions = [found] * len(task) if isinstance(found, Failed) else found[0]
+            for evaluation, predicted in zip(task, predictions, strict=True):
+                _finish(run, evaluation, predicted)
                 run.progress.advance("black-box")
     run.progress.end("black-box")
-    return len(todo)
+    return len(missing)
 
 
 def _white_box(run: Run) -> int:
-    if run.missing([network.cell for network in (run.plan.base, *run.plan.defenses)]):
-        run.require("white-box", [run.plan.base.cell], "base-network")
-        run.require("white-box", [network.cell for network in run.plan.defenses], "defense")
+    run.lacking("white-box", (network.cell for network in (run.plan.base, *run.plan.defenses)))
     _record(run)
     wanted = _white_box_cells(run)
-    todo = [e for e in wanted if not run.store.is_done(e.cell)]
-    run.progress.begin("white-box", len(todo) * len(_blocks(run, "test")) if todo else 0, "blocks", len(wanted) - len(todo))
+    missing = run.missing(e.cell for e in wanted)
+    feasible = run.feasible("white-box", missing)
+    todo = [e for e in wanted if e.cell in feasible]
+    run.progress.begin("white-box", len(todo) * len(_blocks(run, "test")) if todo else 0, "blocks", len(wanted) - len(missing))
     if todo:
-        tasks = [(evaluation, block) for evaluation in todo for block in _blocks(run, "test")]
-        parts: dict[str, dict[int, Any]] = {}
+        groups = [(evaluation, [(evaluation, block) for block in _blocks(run, "test")]) for evaluation in todo]
         arguments = (run.study, run.store, run.shared_dataset)
-        for position, found in run.cluster.map(Tester, arguments, Tester.white_box, tasks):
-            evaluation, block = tasks[position]
-            mine = parts.setdefault(evaluation.cell.key, {})
-            mine[block.start] = found
-            run.progress.advance("white-box")
-            if len(mine) == len(_blocks(run, "test")):
-                _write_evaluation(run, evaluation, np.concatenate([mine[start] for start in sorted(mine)]))
+        for evaluation, found in run.gather(Tester, arguments, Tester.white_box, groups, lambda _: run.progress.advance("white-box")):
+            _finish(run, evaluation, found if isinstance(found, Failed) else np.concatenate(found))
     run.progress.end("white-box")
-    return len(todo)
+    return len(missing)
 
 
-def _write_evaluation(run: Run, evaluation: Evaluation, predictions: np.ndarray) -> None:
+def _finish(run: Run, evaluation: Evaluation, predictions: np.ndarray | Failed) -> None:
+    """Write an evaluation's cell, or why there is none."""
+    if isinstance(predictions, Failed):
+        run.fail([evaluation.cell], predictions)
+        return
     test = run.dataset.test
     run.store.write(evaluation.cell, {"image_id": test.ids, "label": test.labels, "prediction": predictions}, **hardware())
 
 
-def strongest(run: Run) -> Network | None:
-    """The defended network of highest clean test accuracy (V-E's choice), the first on ties; None while one is missing."""
-    if run.missing([network.cell for network in run.plan.defenses]):
-        return None
-    accuracy = [run.store.read(network.cell)["clean_accuracy"].to_pylist()[-1] for network in run.plan.defenses]
-    return run.plan.defenses[int(np.argmax(accuracy))]
+def strongest(run: Run) -> tuple[bool, Network | None]:
+    """Whether every defended network was tried; and then the one of highest clean test accuracy (V-E's choice).
+
+    The first on ties; None where none could be trained.
+    """
+    missing = run.missing(network.cell for network in run.plan.defenses)
+    if any(run.store.failure(cell) is None for cell in missing):
+        return False, None
+    trained = [network for network in run.plan.defenses if network.cell not in missing]
+    accuracy = [run.store.read(network.cell)["clean_accuracy"].to_pylist()[-1] for network in trained]
+    return True, trained[int(np.argmax(accuracy))] if trained else None
 
 
 def _white_box_cells(run: Run) -> tuple[Evaluation, ...]:
-    """The white box's cells, none while the strongest network is not known."""
-    best = strongest(run)
-    return white_box(run.plan, (run.plan.base, best)) if best else ()
+    """The white box's cells, none while the strongest network is not known; f1's alone where no defended one could be trained."""
+    settled, best = strongest(run)
+    return white_box(run.plan, (run.plan.base, best) if best else (run.plan.base,)) if settled else ()
 
 
 def _record(run: Run) -> None:

@@ -85,7 +85,7 @@ def plan(study: Study, fingerprint: str, pretrained: str | None) -> Plan:
     }
     network = {"architecture": study.network.model_dump(exclude={"weights"}), "pretrained": pretrained, "data": data}
 
-    def trained(kind: str, spec: TrainingSpec, settings: dict[str, Any], needs: tuple[str, ...], **more: Any) -> Network:
+    def trained(kind: str, spec: TrainingSpec, settings: dict[str, Any], needs: tuple[Cell, ...], **more: Any) -> Network:
         names = {name: settings.get(name) for name in ("k", "n", "training_attack", "training_epsilon")} | {"seed": study.seed}
         identity = network | {"training": spec.model_dump(include=set(TrainingSpec.model_fields) - {"workers", "threads"})} | settings
         return Network(Cell("training", {"dataset": label, "training": kind}, names, identity, needs), kind, spec, settings, **more)
@@ -100,7 +100,7 @@ def plan(study: Study, fingerprint: str, pretrained: str | None) -> Plan:
     defenses = tuple(
         trained(
             "vib", study.defense, {"k": k, "n": n, "redraw": study.defense.redraw, "neighbours": study.neighbours},
-            (base.cell.key, bounds["train"].key),
+            (base.cell, bounds["train"]),
         )
         for n in study.defense.n
         for k in study.defense.k
@@ -108,7 +108,7 @@ def plan(study: Study, fingerprint: str, pretrained: str | None) -> Plan:
     baselines = tuple(
         trained(
             "adversarial", study.adversarial_training, {"training_attack": s.attack, "training_epsilon": s.epsilon},
-            (base.cell.key, by_source[s.attack, s.epsilon].key), adversarial=by_source[s.attack, s.epsilon],
+            (base.cell, by_source[s.attack, s.epsilon]), adversarial=by_source[s.attack, s.epsilon],
         )
         for s in study.adversarial_training.sources
     )  # fmt: skip
@@ -138,6 +138,21 @@ def network_title(training: str, columns: Mapping[str, Any]) -> str:
     attack = [columns["training_attack"]] if columns["training_attack"] else []
     epsilon = [epsilon_text(columns["training_epsilon"])] if columns["training_epsilon"] is not None else []
     return " ".join([training, *named, *attack, *epsilon])
+
+
+def cell_title(cell: Cell) -> str:
+    """'fgsm 0.1 on test images', 'vib k=1 n=10 against clean images': what messages call a cell."""
+    columns, partition = cell.columns, cell.partition
+    if cell.table == "bound":
+        return f"bound of the {partition['split']} images"
+    if cell.table == "training":
+        return network_title(partition["training"], columns)
+    epsilon = "" if columns["epsilon"] is None else f" {epsilon_text(columns['epsilon'])}"
+    if cell.table == "attack":
+        return f"{partition['attack']}{epsilon} on {partition['split']} images"
+    attack = "clean images" if partition["access"] == "clean" else f"{columns['attack']}{epsilon}"
+    step = f" in steps of {columns['step_size']:.3g}" if partition["access"] == "white_box" else ""
+    return f"{network_title(columns['training'], columns)} against {attack}{step}"
 
 
 def _data_identity(study: Study, fingerprint: str, split: str) -> dict[str, Any]:
@@ -173,7 +188,7 @@ def _attack(study: Study, data: dict[str, Any], base: Cell, name: str, split: st
         Cell(
             "attack", {"dataset": study.dataset.label, "split": split, "attack": name},
             {"source": "base", "seed": study.seed, "method": settings.method, "epsilon": e, "step_size": _step_size(settings, e)},
-            identity, (base.key,),
+            identity, (base,),
         )
         for e in epsilons
     )  # fmt: skip
@@ -194,7 +209,7 @@ def _evaluation(study: Study, data: dict[str, Any], network: Network, images: Ce
     if settings is not None:
         identity |= {"settings": settings.model_dump(), "protocol": study.protocol, "seed": study.seed}
     columns = {"network": network.cell.key, "training": network.kind, **network.cell.columns, **which}
-    needs = (network.cell.key,) if images is None else (network.cell.key, images.key)
+    needs = (network.cell,) if images is None else (network.cell, images)
     return Evaluation(
         Cell("evaluation", {"dataset": study.dataset.label, "access": access}, columns, identity, needs), network, images, settings
     )

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.errors import HarnessError
+from harness.errors import Failed, HarnessError
 from harness.records import SCHEMA_VERSION, TABLES
 
 _META = b"harness"
@@ -30,25 +30,32 @@ _ROOT_FILE = "harness.json"
 STUDIES = "studies"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One addressed piece of work.
 
-    ``spec`` is everything that determines its rows, ``needs`` the keys of the cells it is made
-    from; the key is a hash of both. ``columns`` are the plain columns that all its rows share.
+    ``spec`` is everything that determines its rows, ``needs`` the cells it is made from; the key is
+    a hash of both. ``columns`` are the plain columns that all its rows share.
     """
 
     table: str
     partition: Mapping[str, str]
     columns: Mapping[str, Any]
     spec: Mapping[str, Any] = field(repr=False)
-    needs: tuple[str, ...] = field(default=(), repr=False)
+    needs: tuple["Cell", ...] = field(default=(), repr=False)
 
     @cached_property
     def key(self) -> str:
         """16 hex digits that name the cell."""
-        identity = [SCHEMA_VERSION, self.table, dict(self.partition), dict(self.columns), dict(self.spec), self.needs]
+        needs = [need.key for need in self.needs]
+        identity = [SCHEMA_VERSION, self.table, dict(self.partition), dict(self.columns), dict(self.spec), needs]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cell) and other.key == self.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     @property
     def path(self) -> Path:
@@ -141,7 +148,13 @@ class Store:
             artifact = {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
             _write_atomically(path.with_suffix(".safetensors"), payload)
         meta = {"key": cell.key, "schema_version": SCHEMA_VERSION, "table": cell.table, "partition": dict(cell.partition)}
-        meta |= {"columns": dict(cell.columns), "spec": dict(cell.spec), "needs": list(cell.needs), "artifact": artifact, "facts": facts}
+        meta |= {
+            "columns": dict(cell.columns),
+            "spec": dict(cell.spec),
+            "needs": [self._made_from(need) for need in cell.needs],
+            "artifact": artifact,
+            "facts": facts,
+        }
         table = pa.Table.from_arrays(columns, schema=schema.with_metadata({_META: json.dumps(meta).encode()}))
         sink = pa.BufferOutputStream()
         floats = [name for name in schema.names if pa.types.is_floating(schema.field(name).type)]
@@ -151,6 +164,14 @@ class Store:
             use_byte_stream_split=floats,
         )  # fmt: skip
         _write_atomically(path, sink.getvalue().to_pybytes())
+        self._failure_path(cell.path).unlink(missing_ok=True)
+
+    def _made_from(self, need: Cell) -> dict[str, Any]:
+        """A need as it is now: the same key made again on another machine may have other last bits."""
+        with suppress(HarnessError):
+            artifact = _metadata(self.root / need.path)["artifact"]
+            return {"path": need.path.as_posix(), "sha256": artifact and artifact["sha256"]}
+        return {"path": need.path.as_posix(), "sha256": None}
 
     def read(self, cell: Cell) -> pa.Table:
         """The cell's rows, page checksums verified; HarnessError names a damaged file."""
@@ -176,6 +197,30 @@ class Store:
                 f"'{path.with_suffix('.safetensors')}' is damaged: its digest is not the one recorded. Delete it and run again."
             )
         return load(payload)
+
+    # --- what failed ---
+
+    def record_failure(self, cell: Cell, title: str, failure: Failed) -> None:
+        """Keep why a cell could not be made, until it is made."""
+        path = self._failure_path(cell.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"key": cell.key, "title": title, "reason": failure.reason, "detail": failure.detail, "facts": hardware()}
+        _write_atomically(path, json.dumps(record, indent=1).encode())
+
+    def failure(self, cell: Cell) -> str | None:
+        """Why the cell could not be made when it was last tried; None where it was not."""
+        return self.failures([cell.path]).get(cell.path.as_posix())
+
+    def failures(self, paths: Iterable[Path | str]) -> dict[str, str]:
+        """Of the cells at these paths below the root, those that failed when they were last tried: path -> reason."""
+        found = {}
+        for path in paths:
+            with suppress(OSError, ValueError, KeyError):
+                found[str(path)] = str(json.loads(self._failure_path(Path(path)).read_bytes())["reason"])
+        return found
+
+    def _failure_path(self, path: Path) -> Path:
+        return self.root / path.with_suffix(".failed.json")
 
     # --- a training in progress ---
 

@@ -28,7 +28,7 @@ import torch
 from harness import baselines, defense, networks, seeds, training
 from harness.cluster import Cluster
 from harness.datasets import Images
-from harness.errors import HarnessError
+from harness.errors import Failed, HarnessError, attempt
 from harness.plan import Network
 from harness.spec import NetworkSpec, TrainingSpec
 from harness.store import Store, hardware
@@ -139,13 +139,13 @@ class Rank:
 
 def fit(
     pending: list[Network], material: Material, store: Store, cluster: Cluster, on_row: Callable[[Network, dict[str, Any]], None]
-) -> None:
-    """Train all of ``pending`` (of one TrainingSpec's workers and threads) and write their cells.
+) -> list[tuple[Network, Failed]]:
+    """Train all of ``pending`` (of one TrainingSpec's workers and threads) and write their cells; those that failed, and why.
 
-    Raises HarnessError that lists the trainings that failed, after the others have finished.
+    Raises HarnessError where they do not fit the cluster.
     """
     if not pending:
-        return
+        return []
     spec = pending[0].spec
     if not cluster.local and not _trials_at_once(spec, cluster):
         raise HarnessError(
@@ -157,8 +157,7 @@ def fit(
             f"a training of {spec.workers} workers needs a GPU for each: compute.workers is more than the {cluster.gpus:g} GPUs"
         )
     failed = _fit_here(pending, material, store, on_row) if cluster.local else _tune(pending, material, store, cluster, on_row)
-    if failed:
-        raise HarnessError(f"{len(failed)} of {len(pending)} trainings failed:\n" + "\n".join(f"  {line}" for line in failed))
+    return [(pending[position], failed[position]) for position in sorted(failed)]
 
 
 def _trials_at_once(spec: TrainingSpec, cluster: Cluster) -> int:
@@ -166,25 +165,27 @@ def _trials_at_once(spec: TrainingSpec, cluster: Cluster) -> int:
     return cluster.workers // (spec.workers if cluster.gpus else spec.workers * spec.threads)
 
 
-def _fit_here(pending: list[Network], material: Material, store: Store, on_row: Callable[[Network, dict[str, Any]], None]) -> list[str]:
-    """One after the other in this process: no Ray, one worker each."""
-    failed, threads = [], torch.get_num_threads()
+def _fit_here(
+    pending: list[Network], material: Material, store: Store, on_row: Callable[[Network, dict[str, Any]], None]
+) -> dict[int, Failed]:
+    """One after the other in this process: no Ray, one worker each. Position -> why it failed."""
+    threads = torch.get_num_threads()
     rank = Rank(store, material, threads=pending[0].spec.threads)
-    for network in pending:
-        try:
-            rank.open(network)
-            while not rank.done():
-                on_row(network, rank.epoch())
-        except HarnessError as error:
-            failed.append(f"{network.title}: {error}")
+
+    def train(network: Network) -> None:
+        rank.open(network)
+        while not rank.done():
+            on_row(network, rank.epoch())
+
+    outcomes = [attempt(train, network) for network in pending]
     torch.set_num_threads(threads)
-    return failed
+    return {position: outcome for position, outcome in enumerate(outcomes) if isinstance(outcome, Failed)}
 
 
 def _tune(
     pending: list[Network], material: Material, store: Store, cluster: Cluster, on_row: Callable[[Network, dict[str, Any]], None]
-) -> list[str]:
-    """A Tuner over the pending cells, as many trials at once as fit."""
+) -> dict[int, Failed]:
+    """A Tuner over the pending cells, as many trials at once as fit. Position -> why it failed."""
     # Tune reads these when it is imported or run. Without its SIGINT handler, Ctrl-C ends the command.
     os.environ.update(
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
@@ -197,23 +198,24 @@ def _tune(
     world, threads = pending[0].spec.workers, pending[0].spec.threads
     bundle: dict[str, float] = {"CPU": threads} | ({"GPU": cluster.gpu_share} if cluster.gpus else {})
     bundles = [bundle] if world == 1 else [{}, *[bundle] * world]
-    failed: dict[str, str] = {}
-    crashed: dict[int, str] = {}
+    failed: dict[int, Failed] = {}
+    crashed: dict[int, Failed] = {}
 
     class Rows(tune.Callback):
         def __reduce__(self) -> Any:
             return tune.Callback, ()  # Tune pickles its settings for a restore of its own, which is not used
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-            network = pending[trial.config["position"]]
+            position = trial.config["position"]
             if "failure" in result:
-                failed[network.title] = f"{network.title}: {result['failure']}"
+                failed[position] = Failed(result["failure"])
             else:
-                on_row(network, result)
+                on_row(pending[position], result)
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = trial.get_pickled_error() or trial.get_error()
-            crashed[trial.config["position"]] = str(error).strip().splitlines()[-1] if error else ""
+            text = str(error).strip()
+            crashed[trial.config["position"]] = Failed(text.splitlines()[-1] if text else "its process ended again and again", text)
 
     trial = tune.with_parameters(_trial_class(), store=store, material=(ray.put(material),), pending=pending)
     scratch = store.root.resolve() / ".tune" / str(os.getpid())
@@ -236,8 +238,10 @@ def _tune(
         with suppress(OSError):
             scratch.parent.rmdir()
     # Not every way in which Tune gives a trial up leaves an error: what counts is whether the cell is there.
-    lost = [position for position, network in enumerate(pending) if not store.is_done(network.cell) and network.title not in failed]
-    return [*failed.values(), *(f"{pending[p].title}: {crashed.get(p) or 'its process ended again and again'}" for p in lost)]
+    for position, network in enumerate(pending):
+        if position not in failed and not store.is_done(network.cell):
+            failed[position] = crashed.get(position, Failed("its process ended again and again"))
+    return failed
 
 
 def _trial_class() -> type:

@@ -10,11 +10,12 @@ import numpy as np
 
 from harness.bound import Shard, search_shard
 from harness.datasets import Dataset
+from harness.errors import Failed, attempt
 from harness.nearest import Found
 from harness.partition import Index
 from harness.plan import Attack, Evaluation, Network
 from harness.spec import Study
-from harness.store import Store
+from harness.store import Cell, Store
 
 TEACHER_BLOCK = 256  # images; not the study's batch size, on which a training must not depend
 
@@ -80,13 +81,17 @@ class Tester:
         seed = derive(self._study.seed, "attack", attack.name)
         return attack_block(self._network(network), images, attack.settings, self._study.protocol, seed, self._study.batch_size)
 
-    def evaluate(self, task: list[Evaluation]) -> list[np.ndarray]:
+    def evaluate(self, task: list[Evaluation]) -> list[np.ndarray | Failed]:
+        """One network's predictions int64 [N] on each set of images; a set that can't be read fails alone."""
         from harness import networks
 
         model, on, size = self._network(task[0].network), networks.device(), self._study.batch_size
-        clean = self._dataset.test.pixels
-        sets = (clean if e.images is None else self._store.tensors(e.images)["adversarial"] for e in task)
-        return [networks.predict(model, images, size, on) for images in sets]
+
+        def predicted(images: Cell | None) -> np.ndarray:
+            pixels = self._dataset.test.pixels if images is None else self._store.tensors(images)["adversarial"]
+            return networks.predict(model, pixels, size, on)
+
+        return [attempt(predicted, evaluation.images) for evaluation in task]
 
     def white_box(self, task: tuple[Evaluation, slice]) -> np.ndarray:
         from harness.evaluation import white_box_block

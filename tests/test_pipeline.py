@@ -71,7 +71,8 @@ def test_the_strongest_is_the_best_on_clean_images(finished):
         if evaluation.images is None and evaluation.network.kind == "vib":
             rows = run.store.read(evaluation.cell)
             accuracy[evaluation.network.cell.key] = np.mean(rows["prediction"].to_numpy() == rows["label"].to_numpy())
-    assert accuracy[pipeline.strongest(run).cell.key] == max(accuracy.values())
+    _, best = pipeline.strongest(run)
+    assert accuracy[best.cell.key] == max(accuracy.values())
 
 
 def test_again_makes_nothing_and_needs_no_data(finished, monkeypatch):
@@ -165,21 +166,63 @@ def test_interrupted_anywhere_ends_the_same(finished, tiny, tmp_path, monkeypatc
     assert snapshot(tmp_path) == snapshot(results)
 
 
-def test_a_diverging_training_is_told_and_the_others_finish(tiny, tmp_path, monkeypatch):
-    from harness import defense
+def diverging(monkeypatch, k):
+    """The defense with this k has a loss of nan."""
+    from harness import defense, sweep
 
     original = defense.objective
 
     def objective(inputs, settings):
         made = original(inputs, settings)
-        return made if settings["k"] != 1 else type(made)(made.samples, made.batch, lambda logits, _: logits.sum(1) * torch.nan)
+        return made if settings["k"] != k else type(made)(made.samples, made.batch, lambda logits, _: logits.sum(1) * torch.nan)
 
-    monkeypatch.setitem(__import__("harness.sweep", fromlist=["OBJECTIVES"]).OBJECTIVES, "vib", objective)
-    with pytest.raises(HarnessError, match=r"1 of 2 trainings failed:\n  vib k=1 n=2: the loss of epoch 1 is nan"):
-        run_study(tiny, tmp_path)
-    store = Store(tmp_path)
-    run = pipeline.prepare(spec.build(tiny), store, None, Silence())
-    assert [store.is_done(network.cell) for network in run.plan.defenses] == [False, True]
+    monkeypatch.setitem(sweep.OBJECTIVES, "vib", objective)
+
+
+def test_what_fails_is_a_hole_until_a_next_run_makes_it(finished, tiny, tmp_path, monkeypatch):
+    """The other training goes on, is the strongest, and what needs the failed one says so."""
+    _, _, results = finished
+    with monkeypatch.context() as patch:
+        diverging(patch, k=1)
+        run = run_study(tiny, tmp_path)
+    reason = "the loss of epoch 1 is nan: training diverged (learning rate 0.001)"
+    waiting = f"needs 'vib k=1 n=2', which failed: {reason}"
+    attacked = ("clean images", "fgsm 0.1", "fgsm 0.3", "deepfool")
+    assert run.failed == {"vib k=1 n=2": reason, **{f"vib k=1 n=2 against {attack}": waiting for attack in attacked}}
+    holes = set(snapshot(results)) - set(snapshot(tmp_path))
+    lost = run.plan.defenses[0].cell
+    assert {str(lost.path), *(str(e.cell.path) for e in run.plan.black_box if e.network.cell == lost)} <= holes
+    assert pipeline.strongest(run) == (True, run.plan.defenses[1])
+    assert {path: snapshot(results)[path] for path in snapshot(tmp_path) if path in snapshot(results)}.items() <= snapshot(tmp_path).items()
+    again = run_study(tiny, tmp_path)
+    assert again.failed == {}
+    assert snapshot(results).items() <= snapshot(tmp_path).items()
+    assert not list(tmp_path.rglob("*.failed.json"))
+
+
+def test_where_the_base_network_fails_the_bound_is_made(tiny, tmp_path, monkeypatch):
+    from harness import sweep
+
+    def objective(inputs, settings):
+        raise ValueError("no such layer")
+
+    monkeypatch.setitem(sweep.OBJECTIVES, "base", objective)
+    run = run_study(tiny, tmp_path)
+    assert run.failed["base"] == "ValueError: no such layer"
+    assert len(run.failed) == 1 + 4 + 2 + 1 + 16 + 1  # base, attacks, defenses, baseline, black box, white box of f1
+    assert {path.split("/")[0] for path in snapshot(tmp_path)} == {"bound"}
+
+
+def test_an_attack_that_raises_fails_alone(tiny, tmp_path, monkeypatch):
+    from harness import attacks
+
+    def broken(*arguments, **named):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setitem(attacks.ATTACKS, "deepfool", broken)
+    run = run_study(tiny, tmp_path)
+    assert run.failed["deepfool on test images"] == "RuntimeError: shapes differ"
+    assert set(run.failed) == {"deepfool on test images", *(f"{n.title} against deepfool" for n in run.plan.networks)}
 
 
 # --- over Ray -------------------------------------------------------------------------------------------

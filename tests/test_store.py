@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from harness.errors import HarnessError
+from harness.errors import Failed, HarnessError
 from harness.records import SCHEMA_VERSION
 from harness.store import Cell, Store
 
@@ -18,8 +18,11 @@ ROWS = {
 }  # fmt: skip
 
 
-def cell(**spec):
-    return Cell("training", {"dataset": "digits", "training": "vib"}, NAMES, {"epochs": 1, **spec}, ("abc",))
+BASE = Cell("training", {"dataset": "digits", "training": "base"}, NAMES, {"epochs": 1})
+
+
+def cell(need=BASE, **spec):
+    return Cell("training", {"dataset": "digits", "training": "vib"}, NAMES, {"epochs": 1, **spec}, (need,))
 
 
 @pytest.fixture
@@ -30,8 +33,8 @@ def store(tmp_path):
 def test_the_key_follows_from_spec_and_needs():
     assert cell().key == cell().key
     assert len({cell().key, cell(epochs=2).key, cell(x=1).key}) == 3
-    other = Cell("training", {"dataset": "digits", "training": "vib"}, NAMES, {"epochs": 1}, ("abd",))
-    assert other.key != cell().key
+    assert cell(Cell("training", BASE.partition, NAMES, {"epochs": 2})).key != cell().key
+    assert cell() == cell() != cell(x=1)
     assert str(cell().path) == f"training/dataset=digits/training=vib/{cell().key}.parquet"
 
 
@@ -101,6 +104,17 @@ def test_a_failed_write_leaves_nothing(store, monkeypatch):
     monkeypatch.undo()
     assert not store.is_done(cell())
     assert not [path for path in (store.root / "training").rglob("*") if path.is_file()]
+
+
+def test_a_failure_is_kept_until_the_cell_is_made(store):
+    assert store.failure(cell()) is None
+    store.record_failure(cell(), "vib k=1 n=2", Failed("the loss is nan", "Traceback ..."))
+    assert store.failure(cell()) == "the loss is nan"
+    assert store.failures([cell().path, BASE.path]) == {cell().path.as_posix(): "the loss is nan"}
+    assert not store.is_done(cell())
+    store.write(cell(), ROWS)
+    assert store.failure(cell()) is None
+    assert not list(store.root.rglob("*.failed.json"))
 
 
 def test_checkpoints(store):
