@@ -4,7 +4,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import click
 from rich.console import Console
 
 from harness import STEPS
-from harness.errors import HarnessError
+from harness.errors import Failed, HarnessError
 
 DEFAULT_RESULTS = "results"
+_SHOWN_FAILURES = 20
 
 
 class _Group(click.Group):
@@ -85,7 +86,8 @@ def main() -> None:
 def run(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: Path) -> None:
     """Run all steps of STUDY (a preset or a YAML file), then print its tables.
 
-    What is finished is not done again: run the same command after any interruption.
+    What is finished is not done again: run the same command after any interruption. Exit code 1 when a cell failed
+    (the others are made, the tables show a hole), 2 for what you can mend before anything runs.
     """
     _run(study, overrides, data, workers, results, tuple(step.name for step in STEPS), "rich")
 
@@ -133,6 +135,22 @@ def _run(
             f"  harness verify{where}                    read every file back with checksums",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
+    if prepared.failed:
+        _tell_failures(prepared.failed)
+        sys.exit(1)
+
+
+def _tell_failures(failed: Mapping[str, Failed]) -> None:
+    """What failed by itself, a line each, and how much waits for it."""
+    causes = [f"  {title}: {failure.reason}" for title, failure in failed.items() if not failure.waits]
+    shown = causes[:_SHOWN_FAILURES] + ([f"  ... and {len(causes) - _SHOWN_FAILURES} more"] if len(causes) > _SHOWN_FAILURES else [])
+    waiting = len(failed) - len(causes)
+    head = (
+        f"{len(causes)} cell{'s' * (len(causes) > 1)} failed"
+        + (f" and {waiting} wait for them" if waiting else "")
+        + "; the same command tries again:"
+    )
+    Console(stderr=True, soft_wrap=True).print("\n".join([f"[bold red]{head}[/]", *map(_plain, shown)]), highlight=False)
 
 
 @main.command()

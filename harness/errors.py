@@ -16,10 +16,14 @@ class HarnessError(Exception):
 
 @dataclass(frozen=True)
 class Failed:
-    """What came of a piece of work that failed for good: why, in a line, and the traceback where there is one."""
+    """What came of a piece of work that failed for good: why, in a line, and the traceback where there is one.
+
+    ``waits``: it was not tried, since something that it needs failed.
+    """
 
     reason: str
     detail: str = ""
+    waits: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> "Failed":

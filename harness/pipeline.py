@@ -45,7 +45,7 @@ class Run:
     data: Path | None
     plan: Plan
     progress: Progress
-    failed: dict[str, str] = field(default_factory=dict)  # title -> reason
+    failed: dict[str, Failed] = field(default_factory=dict)  # by title
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @cached_property
@@ -70,7 +70,7 @@ class Run:
     def fail(self, cells: Iterable[Cell], failure: Failed) -> None:
         """Record that cells cannot be made: the others go on."""
         for cell in cells:
-            self.failed[cell_title(cell)] = failure.reason
+            self.failed[cell_title(cell)] = failure
             self.store.record_failure(cell, cell_title(cell), failure)
 
     def lacking(self, step: str, needs: Iterable[Cell]) -> dict[Cell, str]:
@@ -93,7 +93,7 @@ class Run:
         lacking = self.lacking(step, (need for cell in cells for need in cell.needs))
         for cell in cells:
             for need in lacking.keys() & cell.needs:
-                self.fail([cell], Failed(f"needs '{cell_title(need)}', which failed: {lacking[need]}"))
+                self.fail([cell], Failed(f"needs '{cell_title(need)}', which failed: {lacking[need]}", waits=True))
         return {cell for cell in cells if not lacking.keys() & cell.needs}
 
     def gather(

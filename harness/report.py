@@ -61,6 +61,8 @@ def tables(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...] = ()) -
             if not names or names & {view, table.name}:
                 several = f", study {study['study']}" if len(studies) > 1 else ""
                 made.append(replace(table, title=f"{table.title}, {study['title']}{several}"))
+    if not names and (failed := query(connection, "from missing where reason is not null").to_pylist()):
+        made.append(_failed(failed))
     for name in sorted(names - {table.name for table in made} - {*_LAYOUTS}):
         if name in _split_of("black_box"):
             raise HarnessError(f"no study here has '{name}' (table4: MNIST, table5: CIFAR-10, table6: Tiny ImageNet); see black_box")
@@ -224,6 +226,15 @@ def _white_box(study: Row, rows: list[Row]) -> Table:
     note = _accuracy_note(rows) + " Columns: PGD's step size."
     note += " The paper's numbers cannot be read in its text." if study["paper"] else ""
     return _table("white_box", "White box (V-E): PGD", note, ("network", "epsilon", *(f"eps/{divisor:g}" for divisor in divisors)), lines)
+
+
+def _failed(rows: list[Row]) -> Table:
+    """What could not be made, root causes alone."""
+    causes = [row for row in rows if not row["waits"]]
+    waiting = len(rows) - len(causes)
+    note = f"{waiting} more wait for them: `harness tables missing`. " if waiting else ""
+    lines: list[tuple[str, ...]] = [(row["study"], row["title"], row["reason"]) for row in causes]
+    return Table("failed", "Failed", note + "The next run tries them again.", ("study", "what", "why"), lines)
 
 
 _LAYOUTS: dict[str, Callable[[Row, list[Row]], Table]] = {

@@ -12,7 +12,7 @@ import platform
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -204,19 +204,19 @@ class Store:
         """Keep why a cell could not be made, until it is made."""
         path = self._failure_path(cell.path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"key": cell.key, "title": title, "reason": failure.reason, "detail": failure.detail, "facts": hardware()}
+        record = {"key": cell.key, "title": title, **asdict(failure), "facts": hardware()}
         _write_atomically(path, json.dumps(record, indent=1).encode())
 
     def failure(self, cell: Cell) -> str | None:
         """Why the cell could not be made when it was last tried; None where it was not."""
-        return self.failures([cell.path]).get(cell.path.as_posix())
+        return self.failures([cell.path]).get(cell.path.as_posix(), {}).get("reason")
 
-    def failures(self, paths: Iterable[Path | str]) -> dict[str, str]:
-        """Of the cells at these paths below the root, those that failed when they were last tried: path -> reason."""
+    def failures(self, paths: Iterable[Path | str]) -> dict[str, dict[str, Any]]:
+        """Of the cells at these paths below the root, those that failed when last tried: path -> title, reason, waits, detail."""
         found = {}
         for path in paths:
-            with suppress(OSError, ValueError, KeyError):
-                found[str(path)] = str(json.loads(self._failure_path(Path(path)).read_bytes())["reason"])
+            with suppress(OSError, ValueError):
+                found[str(path)] = json.loads(self._failure_path(Path(path)).read_bytes())
         return found
 
     def _failure_path(self, path: Path) -> Path:

@@ -27,7 +27,11 @@ _STUDIES = pa.schema(
     {"study": _TEXT, "dataset": _TEXT, "title": _TEXT, "paper": _TEXT, "seed": pa.int64(), "neighbours": _TEXT,
      "effectiveness_k": _FLOAT, "protocol": _TEXT, "architecture": _TEXT}
 )  # fmt: skip
-_CELLS = pa.schema({"study": _TEXT, "table": _TEXT, "key": _TEXT, "path": _TEXT, "done": pa.bool_()} | dict.fromkeys(_PARTITIONS, _TEXT))
+_CELLS = pa.schema(
+    {"study": _TEXT, "table": _TEXT, "key": _TEXT, "path": _TEXT, "done": pa.bool_()}
+    | {"title": _TEXT, "reason": _TEXT, "waits": pa.bool_()}
+    | dict.fromkeys(_PARTITIONS, _TEXT)
+)  # fmt: skip
 _PLANNED = pa.schema(
     {"study": _TEXT, "position": _INT, "access": _TEXT, "training": _TEXT, "k": _FLOAT, "n": _INT, "training_attack": _TEXT,
      "training_epsilon": _FLOAT, "attack": _TEXT, "epsilon": _FLOAT, "step_size": _FLOAT}
@@ -49,6 +53,8 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
     root = store.root.resolve()
     cells = [_cell_row(root, name, cell) for name, record in chosen.items() for cell in {c["key"]: c for c in record["cells"]}.values()]
     cells += [_cell_row(root, None, cell) for cell in _cells_of_no_study(store)]
+    failures = store.failures(cell["path"] for cell in cells if not cell["done"])
+    cells = [{**cell, **{name: failures.get(cell["path"], {}).get(name) for name in ("title", "reason", "waits")}} for cell in cells]
     connection = duckdb.connect()
     try:
         _create(connection, "studies", [_study_row(name, study) for name, study in studies.items()], _STUDIES)

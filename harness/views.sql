@@ -4,7 +4,8 @@
 --   bound, attack, evaluation, training    one row an image or an epoch, with the study in front
 --   benchmark    one row a contender and turn of `harness benchmark`; belongs to no study
 --   studies      one row a study: data set, the paper's data set beside it, seed, settings of the score
---   cells        every planned piece of work, and whether its file is there; study is null for the benchmark's
+--   cells        every planned piece of work, and whether its file is there; where it failed, its title and the reason,
+--                and whether it waits for another that failed; study is null for the benchmark's
 --   planned      every accuracy that a study is to measure, in the study's order (position)
 --   paper_table2, paper_black_box, paper_table7    the numbers printed in the paper
 --
@@ -217,7 +218,9 @@ order by study, position nulls last, n, k, epsilon, divisor;
 
 -- --- what is left to do ---------------------------------------------------------------------------
 
-create view missing as select study, "table", path from cells where not done order by study, "table", path;
+-- Cells without results: not made yet, or, where there is a reason, failed when they were last tried.
+create view missing as
+select study, "table", title, reason, waits, path from cells where not done order by study, waits nulls last, "table", title, path;
 
 
 -- --- speed ------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What a user types and sees: a study from start to tables, and every bad input with its message."""
 
 import io
+import re
 import subprocess
 import sys
 import zipfile
@@ -78,6 +79,28 @@ def test_one_step_alone(study, tmp_path):
     assert code == 0
     assert "2 cells made" in output
     assert "starts from what 'base-network' makes" in refused("attack", study(), "--results", tmp_path / "r")
+
+
+def test_a_cell_that_fails_is_a_hole(study, tmp_path, monkeypatch):
+    """The others are made, the exit code and the tables say so, and the same command makes it when it can."""
+    from harness import attacks
+
+    results = tmp_path / "results"
+    with monkeypatch.context() as patch:
+        patch.setitem(attacks.ATTACKS, "deepfool", lambda *arguments: (_ for _ in ()).throw(RuntimeError("shapes [differ]")))
+        code, output = call("run", study(), "--results", results)
+    assert code == 1
+    assert "23 cells made" in output
+    assert (
+        "1 cell failed and 4 wait for them; the same command tries again:\n  deepfool on test images: RuntimeError: shapes [differ]"
+        in output
+    )
+    assert re.search(r"DeepFool +2 +- +- +-", output)
+    assert "Failed" in output and "4 more wait for them" in output
+    code, output = call("tables", "missing", "--format", "csv", "--results", results)
+    assert output.splitlines()[1].startswith("tiny,attack,deepfool on test images,RuntimeError: shapes [differ],false,attack/")
+    code, output = call("run", study(), "--results", results)
+    assert code == 0 and "5 cells made" in output and "Failed" not in output
 
 
 def test_show_and_studies():

@@ -188,7 +188,9 @@ def test_what_fails_is_a_hole_until_a_next_run_makes_it(finished, tiny, tmp_path
     reason = "the loss of epoch 1 is nan: training diverged (learning rate 0.001)"
     waiting = f"needs 'vib k=1 n=2', which failed: {reason}"
     attacked = ("clean images", "fgsm 0.1", "fgsm 0.3", "deepfool")
-    assert run.failed == {"vib k=1 n=2": reason, **{f"vib k=1 n=2 against {attack}": waiting for attack in attacked}}
+    assert {title: failure.reason for title, failure in run.failed.items()} == {
+        "vib k=1 n=2": reason, **{f"vib k=1 n=2 against {attack}": waiting for attack in attacked},
+    }  # fmt: skip
     holes = set(snapshot(results)) - set(snapshot(tmp_path))
     lost = run.plan.defenses[0].cell
     assert {str(lost.path), *(str(e.cell.path) for e in run.plan.black_box if e.network.cell == lost)} <= holes
@@ -208,7 +210,7 @@ def test_where_the_base_network_fails_the_bound_is_made(tiny, tmp_path, monkeypa
 
     monkeypatch.setitem(sweep.OBJECTIVES, "base", objective)
     run = run_study(tiny, tmp_path)
-    assert run.failed["base"] == "ValueError: no such layer"
+    assert run.failed["base"].reason == "ValueError: no such layer"
     assert len(run.failed) == 1 + 4 + 2 + 1 + 16 + 1  # base, attacks, defenses, baseline, black box, white box of f1
     assert {path.split("/")[0] for path in snapshot(tmp_path)} == {"bound"}
 
@@ -221,7 +223,7 @@ def test_an_attack_that_raises_fails_alone(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setitem(attacks.ATTACKS, "deepfool", broken)
     run = run_study(tiny, tmp_path)
-    assert run.failed["deepfool on test images"] == "RuntimeError: shapes differ"
+    assert run.failed["deepfool on test images"].reason == "RuntimeError: shapes differ"
     assert set(run.failed) == {"deepfool on test images", *(f"{n.title} against deepfool" for n in run.plan.networks)}
 
 
