@@ -38,6 +38,7 @@ class Run:
     """A study being run: what its steps share. The data set and the cluster are there once something is missing.
 
     ``failed`` are the cells that could not be made, and why; they are holes in the tables until a next run makes them.
+    ``only`` leaves all other cells alone. ``chosen`` are the white box's cells, where the store does not say them.
     """
 
     study: Study
@@ -46,6 +47,8 @@ class Run:
     plan: Plan
     progress: Progress
     failed: dict[str, Failed] = field(default_factory=dict)  # by title
+    only: frozenset[Cell] | None = None
+    chosen: tuple[Evaluation, ...] = ()
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @cached_property
@@ -66,6 +69,10 @@ class Run:
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """The cells that are not done."""
         return [cell for cell in cells if not self.store.is_done(cell)]
+
+    def todo(self, cells: Iterable[Cell]) -> list[Cell]:
+        """The cells to be made."""
+        return self.missing(cell for cell in cells if self.only is None or cell in self.only)
 
     def fail(self, cells: Iterable[Cell], failure: Failed) -> None:
         """Record that cells cannot be made: the others go on."""
@@ -151,33 +158,44 @@ def run_steps(run: Run, names: tuple[str, ...] = ALL_STEPS) -> int:
 
     Raises HarnessError for anything the user can mend; what is finished stays.
     """
-    steps: dict[str, Callable[[Run], int]] = {
-        "bound": _bound, "base-network": _base, "attack": _attacks, "defense": _defense,
-        "baselines": _baselines, "black-box": _black_box, "white-box": _white_box,
-    }  # fmt: skip
     try:
-        tried = sum(steps[step.name](run) for step in STEPS if step.name in names)
-        return tried - len(run.failed)
+        return sum(make(run, step.name) for step in STEPS if step.name in names) - len(run.failed)
     finally:
         run.close()
 
 
+def make(run: Run, step: str) -> int:
+    """Make the missing cells of one step; how many were tried."""
+    steps: dict[str, Callable[[Run], int]] = {
+        "bound": _bound, "base-network": _base, "attack": _attacks, "defense": _defense,
+        "baselines": _baselines, "black-box": _black_box, "white-box": _white_box,
+    }  # fmt: skip
+    return steps[step](run)
+
+
+def cells_of(run: Run, step: str) -> list[Cell]:
+    """The cells of one step; none of the white box's while the strongest network is not known."""
+    plan = run.plan
+    cells: dict[str, Callable[[], Iterable[Cell]]] = {
+        "bound": lambda: plan.bounds.values(), "base-network": lambda: [plan.base.cell],
+        "attack": lambda: (cell for attack in plan.attacks for cell in attack.cells),
+        "defense": lambda: (network.cell for network in plan.defenses),
+        "baselines": lambda: (network.cell for network in plan.baselines),
+        "black-box": lambda: (e.cell for e in plan.black_box), "white-box": lambda: (e.cell for e in white_box_cells(run)),
+    }  # fmt: skip
+    return list(cells[step]())
+
+
 def unfinished(run: Run, names: tuple[str, ...] = ALL_STEPS) -> bool:
     """Whether anything of the named steps is left to do."""
-    cells = {
-        "bound": list(run.plan.bounds.values()), "base-network": [run.plan.base.cell],
-        "attack": [cell for attack in run.plan.attacks for cell in attack.cells],
-        "defense": [network.cell for network in run.plan.defenses], "baselines": [network.cell for network in run.plan.baselines],
-        "black-box": [e.cell for e in run.plan.black_box], "white-box": [e.cell for e in _white_box_cells(run)],
-    }  # fmt: skip
-    return any(run.missing(cells[name]) for name in names)
+    return any(run.missing(cells_of(run, name)) for name in names)
 
 
 # --- III-A: the bound -----------------------------------------------------------------------------
 
 
 def _bound(run: Run) -> int:
-    todo = {cell.partition["split"]: cell for cell in run.missing(run.plan.bounds.values())}
+    todo = {cell.partition["split"]: cell for cell in run.todo(cells_of(run, "bound"))}
     shards = {split: bound.shards(getattr(run.dataset, split), run.dataset.train) for split in todo}
     run.progress.begin("bound", sum(map(len, shards.values())), "blocks", len(run.plan.bounds) - len(todo))
     if todo:
@@ -219,7 +237,7 @@ def _baselines(run: Run) -> int:
 
 
 def _train(run: Run, step: str, wanted: tuple[Network, ...]) -> int:
-    missing = run.missing(network.cell for network in wanted)
+    missing = run.todo(network.cell for network in wanted)
     for network in wanted:
         if network.cell not in missing:  # a run killed between writing the cell and this
             run.store.checkpoint_path(network.cell).unlink(missing_ok=True)
@@ -275,7 +293,7 @@ def _teacher(run: Run) -> np.ndarray:
 
 
 def _attacks(run: Run) -> int:
-    missing = run.missing(cell for attack in run.plan.attacks for cell in attack.cells)
+    missing = run.todo(cells_of(run, "attack"))
     feasible = run.feasible("attack", missing)
     todo = [_part(attack, cells) for attack in run.plan.attacks if (cells := tuple(c for c in attack.cells if c in feasible))]
     total = sum(len(getattr(run.dataset, attack.split).ids) for attack in todo)
@@ -317,7 +335,7 @@ def _blocks(run: Run, split: str) -> list[slice]:
 
 
 def _black_box(run: Run) -> int:
-    missing = run.missing(e.cell for e in run.plan.black_box)
+    missing = run.todo(cells_of(run, "black-box"))
     feasible = run.feasible("black-box", missing)
     todo = [e for e in run.plan.black_box if e.cell in feasible]
     run.progress.begin("black-box", len(todo), "cells", len(run.plan.black_box) - len(missing))
@@ -334,10 +352,11 @@ def _black_box(run: Run) -> int:
 
 
 def _white_box(run: Run) -> int:
-    run.lacking("white-box", (network.cell for network in (run.plan.base, *run.plan.defenses)))
     _record(run)
-    wanted = _white_box_cells(run)
-    missing = run.missing(e.cell for e in wanted)
+    wanted = white_box_cells(run)
+    if not wanted:  # a network was not tried: say which
+        run.lacking("white-box", (network.cell for network in (run.plan.base, *run.plan.defenses)))
+    missing = run.todo(e.cell for e in wanted)
     feasible = run.feasible("white-box", missing)
     todo = [e for e in wanted if e.cell in feasible]
     run.progress.begin("white-box", len(todo) * len(_blocks(run, "test")) if todo else 0, "blocks", len(wanted) - len(missing))
@@ -372,13 +391,15 @@ def strongest(run: Run) -> tuple[bool, Network | None]:
     return True, trained[int(np.argmax(accuracy))] if trained else None
 
 
-def _white_box_cells(run: Run) -> tuple[Evaluation, ...]:
+def white_box_cells(run: Run) -> tuple[Evaluation, ...]:
     """The white box's cells, none while the strongest network is not known; f1's alone where no defended one could be trained."""
+    if run.chosen:
+        return run.chosen
     settled, best = strongest(run)
     return white_box(run.plan, (run.plan.base, best) if best else (run.plan.base,)) if settled else ()
 
 
 def _record(run: Run) -> None:
     """Tell the store which cells the study's tables are made from."""
-    cells = [*run.plan.cells(), *(evaluation.cell for evaluation in _white_box_cells(run))]
+    cells = [*run.plan.cells(), *(evaluation.cell for evaluation in white_box_cells(run))]
     run.store.record_study(run.study.name, run.study.model_dump(mode="json"), cells)

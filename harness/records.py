@@ -21,9 +21,15 @@ class Table:
     schema: pa.Schema
     of_studies: bool = True
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The columns that the cell's settings determine, on whatever machine and at whatever time it is made."""
+        return tuple(field.name for field in self.schema if b"circumstance" not in field.metadata)
 
-def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"meaning": meaning})
+
+def _column(name: str, kind: pa.DataType, meaning: str, circumstance: bool = False) -> pa.Field:
+    """``circumstance``: of the time and the place where the cell was made."""
+    return pa.field(name, kind, metadata={"meaning": meaning} | ({"circumstance": "true"} if circumstance else {}))
 
 
 # Which network a row is about; the same columns wherever one is named, so that `group by` needs no join.
@@ -81,7 +87,7 @@ TABLES = {
                     _column("predicted", pa.int32(), "class that the network gives the clean image"),
                     _column("adversarial_predicted", pa.int32(), "class that it gives the saved adversarial image"),
                     *_NORMS,
-                    _column("attack_s", pa.float64(), "seconds of attacking per image: its block's time over the block's size"),
+                    _column("attack_s", pa.float64(), "seconds of attacking per image: its block's time over the block's size", circumstance=True),
                 ]
             ),
         ),
@@ -113,15 +119,16 @@ TABLES = {
                     _column("epoch", pa.int32(), "0 is the state before training"),
                     _column("loss", pa.float64(), "mean of the objective over the epoch's samples; null at epoch 0"),
                     _column("clean_accuracy", pa.float64(), "share of clean test images classified correctly after the epoch"),
-                    _column("images_per_s", pa.float64(), "samples trained per second over all workers; null at epoch 0"),
+                    _column("images_per_s", pa.float64(), "samples trained per second over all workers; null at epoch 0", circumstance=True),
                     _column(
                         "peak_share",
                         pa.float64(),
                         "share of the GPUs' dense peak FLOP/s reached in training; null on CPUs and unlisted GPUs",
+                        circumstance=True,
                     ),
-                    _column("epoch_s", pa.float64(), "seconds of the epoch, the test included"),
-                    _column("device", pa.string(), "device type and name"),
-                    _column("world_size", pa.int32(), "DDP workers"),
+                    _column("epoch_s", pa.float64(), "seconds of the epoch, the test included", circumstance=True),
+                    _column("device", pa.string(), "device type and name", circumstance=True),
+                    _column("world_size", pa.int32(), "DDP workers", circumstance=True),
                 ]
             ),
         ),
@@ -142,7 +149,7 @@ TABLES = {
                     _column("seconds", pa.float64(), "wall time of the turn; null where not measured"),
                     _column("cpu_seconds", pa.float64(), "processor time of this process in the turn, without Ray's workers"),
                     _column("threads", pa.int32(), "CPU threads or workers of every contender"),
-                    _column("device", pa.string(), "device type and name"),
+                    _column("device", pa.string(), "device type and name", circumstance=True),
                     _column("images", pa.int64(), "training images, where cost grows with them"),
                     _column("values", pa.int32(), "values of an image, where cost grows with them"),
                     _column("classes", pa.int32(), "classes, where cost depends on them"),

@@ -102,11 +102,12 @@ def snapshot(results: Path) -> dict[str, dict[str, list[Any]]]:
     """Every cell's measured values by path, without what is a matter of time and place."""
     import pyarrow.parquet as pq
 
-    timed = {"attack_s", "epoch_s", "images_per_s", "peak_share", "device", "world_size"}
+    from harness.records import TABLES
+
     found = {}
     for path in sorted(results.rglob("*.parquet")):
-        table = pq.ParquetFile(path).read()
-        found[str(path.relative_to(results))] = {n: table[n].to_pylist() for n in table.column_names if n not in timed}
+        table, name = pq.ParquetFile(path).read(), str(path.relative_to(results))
+        found[name] = {column: table[column].to_pylist() for column in TABLES[name.split("/")[0]].measured}
     return found
 
 
