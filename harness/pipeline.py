@@ -174,7 +174,7 @@ def _train(run: Run, step: str, wanted: tuple[Network, ...]) -> int:
     todo = [network for network in wanted if not run.store.is_done(network.cell)]
     for network in wanted:
         if network not in todo:  # a run killed between writing the cell and this
-            run.store.checkpoint_path(network.cell).unlink(missing_ok=True)
+            run.store.drop_checkpoint(network.cell)
     epochs = sum(network.spec.epochs for network in todo)
     run.progress.begin(step, epochs, "epochs", len(wanted) - len(todo))
     if todo:
