@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -41,8 +42,8 @@ def _plain(text: str) -> str:
 
 
 _results = click.option(
-    "--results", type=click.Path(path_type=Path), default=DEFAULT_RESULTS, envvar="HARNESS_RESULTS", show_default=True, show_envvar=True,
-    help="Folder of the results.",
+    "--results", default=DEFAULT_RESULTS, envvar="HARNESS_RESULTS", show_default=True, show_envvar=True,
+    help="Folder of the results, or s3://BUCKET/PREFIX.",
 )  # fmt: skip
 _overrides = click.option(
     "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change a setting, e.g. defense.k=[1,2]. May be repeated."
@@ -83,7 +84,7 @@ def main() -> None:
 
 @main.command()
 @_study_options
-def run(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: Path) -> None:
+def run(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: str) -> None:
     """Run all steps of STUDY (a preset or a YAML file), then print its tables.
 
     What is finished is not done again: run the same command after any interruption. Exit code 1 when a cell failed
@@ -95,7 +96,7 @@ def run(study: str, overrides: tuple[str, ...], data: Path | None, workers: int 
 def _step_command(name: str, summary: str, paper: str) -> None:
     @main.command(name, help=f"One step of STUDY alone: {summary} (paper: {paper}).", short_help=f"One step: {summary}.")
     @_study_options
-    def step(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: Path) -> None:
+    def step(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: str) -> None:
         _run(study, overrides, data, workers, results, (name,), None)
 
 
@@ -104,7 +105,7 @@ for _step in STEPS:
 
 
 def _run(
-    name: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: Path, steps: tuple[str, ...], shown: str | None
+    name: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: str, steps: tuple[str, ...], shown: str | None
 ) -> None:
     from harness import pipeline, spec, tracking
     from harness.progress import Display
@@ -114,7 +115,7 @@ def _run(
         overrides = (*overrides, f"compute.workers={workers}")
     study = spec.load(name, overrides)
     console = Console(file=sys.stdout)
-    store = Store(results.resolve())
+    store = Store(results)
     with Display(console) as display:
         prepared = pipeline.prepare(study, store, data, display)
         # MLflow's import and its database take seconds: made while the study runs.
@@ -126,7 +127,7 @@ def _run(
     console.print(f"{made} cells made, {tracked} MLflow runs written; results in '{results}'", highlight=False)
     if shown:
         _print_tables(store, study.name, (), shown)
-        where = f" --results {results}" if str(results) != DEFAULT_RESULTS else ""
+        where = f" --results {shlex.quote(results)}" if results != DEFAULT_RESULTS else ""
         console.print(
             "\nWhat to look at next:\n"
             f"  harness tables{where} --format md        these tables again, as Markdown or CSV\n"
@@ -199,7 +200,7 @@ def plan(
 @_format
 @_results
 def benchmark(
-    parts: tuple[str, ...], data: Path | None, repeats: int, threads: int | None, again: bool, smoke: bool, kind: Any, results: Path
+    parts: tuple[str, ...], data: Path | None, repeats: int, threads: int | None, again: bool, smoke: bool, kind: Any, results: str
 ) -> None:
     """Measure the bound, the attacks and the trainings against what you would pick instead.
 
@@ -213,7 +214,7 @@ def benchmark(
     on = networks.device()
     sizes = measuring.SMOKE if smoke else measuring.GPU if on.type == "cuda" else measuring.FULL
     setting = measuring.Setting(data, sizes, threads or os.cpu_count() or 1, on)
-    store = Store(results.resolve())
+    store = Store(results)
     measuring.run(store, setting, parts, repeats, again, lambda case, name: click.echo(f"{case}: {name}", err=True))
     report.show_benchmark(views.connect(store), kind)
 
@@ -226,7 +227,7 @@ def benchmark(
 @_format
 @_study_option
 @_results
-def tables(names: tuple[str, ...], kind: str, study: str | None, results: Path) -> None:
+def tables(names: tuple[str, ...], kind: str, study: str | None, results: str) -> None:
     """The paper's tables: its number beside ours and its interval.
 
     NAMES picks some, e.g. table2, or any view of `harness sql`.
@@ -243,7 +244,7 @@ def _print_tables(store: Any, study: str | None, names: tuple[str, ...], kind: A
 def _latest(store: Any) -> str:
     studies = list(store.studies())
     if not studies:
-        raise HarnessError(f"'{store.root}' holds no study: run one with `harness run quick`")
+        raise HarnessError(f"'{store.folder}' holds no study: run one with `harness run quick`")
     return str(studies[-1])
 
 
@@ -252,7 +253,7 @@ def _latest(store: Any) -> str:
 @_format
 @click.option("--study", default=None, help="Only this study's results.  [default: all]")
 @_results
-def sql(query: str, kind: Any, study: str | None, results: Path) -> None:
+def sql(query: str, kind: Any, study: str | None, results: str) -> None:
     """Ask the Parquet tables in SQL.
 
     Tables: bound, attack, evaluation, training, benchmark. Views: table2 to table7, black_box, white_box, effectiveness,
@@ -265,13 +266,14 @@ def sql(query: str, kind: Any, study: str | None, results: Path) -> None:
 
 @main.command()
 @_results
-def verify(results: Path) -> None:
+def verify(results: str) -> None:
     """Read every file back with checksums; exit code 1 when one is damaged."""
     damaged = whole = 0
-    for _, damage in _store(results).verify():
+    store = _store(results)
+    for _, damage in store.verify():
         if damage:
             damaged += 1
-            click.echo(f"damaged: {damage.path}: {damage.reason}")
+            click.echo(f"damaged: {store.folder.locate(damage.path)}: {damage.reason}")
         else:
             whole += 1
     click.echo(f"{whole} cells whole, {damaged} damaged")
@@ -281,7 +283,7 @@ def verify(results: Path) -> None:
 @main.command()
 @click.option("--port", type=int, default=5000, show_default=True)
 @_results
-def ui(port: int, results: Path) -> None:
+def ui(port: int, results: str) -> None:
     """Start MLflow's UI on this machine alone, and print links.
 
     It listens on 127.0.0.1. The links open the runs, the charts and the comparison of each study.
@@ -324,10 +326,10 @@ def studies() -> None:
         click.echo(f"{name:<14} {first}")
 
 
-def _store(results: Path) -> Any:
+def _store(results: str) -> Any:
     from harness.store import Store
 
-    store = Store(results.resolve())
+    store = Store(results)
     store.check_version()
     return store
 

@@ -240,7 +240,7 @@ def _train(run: Run, step: str, wanted: tuple[Network, ...]) -> int:
     missing = run.todo(network.cell for network in wanted)
     for network in wanted:
         if network.cell not in missing:  # a run killed between writing the cell and this
-            run.store.checkpoint_path(network.cell).unlink(missing_ok=True)
+            run.store.drop_checkpoint(network.cell)
     feasible = run.feasible(step, missing)
     todo = [network for network in wanted if network.cell in feasible]
     epochs = sum(network.spec.epochs for network in todo)

@@ -87,7 +87,12 @@ TABLES = {
                     _column("predicted", pa.int32(), "class that the network gives the clean image"),
                     _column("adversarial_predicted", pa.int32(), "class that it gives the saved adversarial image"),
                     *_NORMS,
-                    _column("attack_s", pa.float64(), "seconds of attacking per image: its block's time over the block's size", circumstance=True),
+                    _column(
+                        "attack_s",
+                        pa.float64(),
+                        "seconds of attacking per image: its block's time over the block's size",
+                        circumstance=True,
+                    ),
                 ]
             ),
         ),
@@ -119,7 +124,9 @@ TABLES = {
                     _column("epoch", pa.int32(), "0 is the state before training"),
                     _column("loss", pa.float64(), "mean of the objective over the epoch's samples; null at epoch 0"),
                     _column("clean_accuracy", pa.float64(), "share of clean test images classified correctly after the epoch"),
-                    _column("images_per_s", pa.float64(), "samples trained per second over all workers; null at epoch 0", circumstance=True),
+                    _column(
+                        "images_per_s", pa.float64(), "samples trained per second over all workers; null at epoch 0", circumstance=True
+                    ),
                     _column(
                         "peak_share",
                         pa.float64(),

@@ -2,16 +2,16 @@
 
 A cell is one Parquet file and, where it has tensors (weights, adversarial images), one safetensors
 file beside it, written first and named with its digest in the Parquet file's metadata. Both appear
-by an atomic rename, so a reader never sees half a cell and any command may be run again at any time.
+whole or not at all (``storage``), so a reader never sees half a cell and any command may be run again
+at any time.
 """
 
 import hashlib
 import json
 import os
 import platform
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -24,10 +24,12 @@ import pyarrow.parquet as pq
 
 from harness.errors import Failed, HarnessError
 from harness.records import SCHEMA_VERSION, TABLES
+from harness.storage import Folder
 
 _META = b"harness"
 _ROOT_FILE = "harness.json"
 STUDIES = "studies"
+_FOOTER_BYTES = 1 << 16  # of a Parquet file's end: more than the metadata of any cell seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,45 +68,65 @@ class Cell:
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that cannot be trusted, and why."""
+    """A file that cannot be trusted, by its path below the root, and why."""
 
     path: Path
     reason: str
 
 
+class _Damaged(HarnessError):
+    """A file is gone, or not what was written; a storage that does not answer is another matter."""
+
+
 @dataclass(frozen=True)
 class Store:
-    """The results root."""
+    """The results root: a local folder, or a URI as `Folder.at` takes it. Paths of files are relative to it.
 
-    root: Path
+    Any method may raise HarnessError: the storage refuses, or a file is damaged.
+    """
+
+    place: Path | str
+
+    @cached_property
+    def folder(self) -> Folder:
+        return Folder.at(self.place)
+
+    @property
+    def local_root(self) -> Path | None:
+        """The root's local path; None in an object store."""
+        return self.folder.local
+
+    @property
+    def root(self) -> Path:
+        """The root's local path, for what works on local files only: HarnessError in an object store."""
+        if self.folder.local is None:
+            raise HarnessError(f"this needs the results in a local folder, got '{self.folder}'")
+        return self.folder.local
 
     def open(self) -> "Store":
         """Make the root where there is none; raise HarnessError if it can't be written or is another version's."""
-        marker = self.root / _ROOT_FILE
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            if not marker.exists():
-                _write_atomically(marker, json.dumps({"schema_version": SCHEMA_VERSION}).encode())
-            probe = self.root / f".write-probe.{os.getpid()}.tmp"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise HarnessError(f"the results folder '{self.root}' cannot be written: {error.strerror or error}") from error
+        self.folder.check()
+        if self.folder.info(_ROOT_FILE) is None:
+            self.folder.write(_ROOT_FILE, json.dumps({"schema_version": SCHEMA_VERSION}).encode())
+        probe = f".write-probe.{platform.node()}.{os.getpid()}.tmp"
+        self.folder.write(probe, b"writable")
+        self.folder.delete(probe)
         self.check_version()
         return self
 
     def check_version(self) -> None:
         """Raise HarnessError where the root was written by an incompatible version."""
-        marker = self.root / _ROOT_FILE
-        if not marker.exists():
-            raise HarnessError(f"'{self.root}' holds no results: run a study first, or name its folder with --results")
+        self.folder.check()
+        marker = self.folder.locate(_ROOT_FILE)
         try:
-            found = json.loads(marker.read_text())["schema_version"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise HarnessError(f"'{marker}' cannot be read ({error}): is '{self.root}' a results folder?") from error
+            found = json.loads(self.folder.read(_ROOT_FILE))["schema_version"]
+        except FileNotFoundError:
+            raise HarnessError(f"'{self.folder}' holds no results: run a study first, or name its folder with --results") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise HarnessError(f"'{marker}' cannot be read ({error}): is '{self.folder}' a results folder?") from error
         if found != SCHEMA_VERSION:
             raise HarnessError(
-                f"the results in '{self.root}' have schema version {found}, this harness reads and writes {SCHEMA_VERSION}: "
+                f"the results in '{self.folder}' have schema version {found}, this harness reads and writes {SCHEMA_VERSION}: "
                 "choose another folder with --results, or the harness version that wrote them. Nothing was changed."
             )
 
@@ -112,26 +134,21 @@ class Store:
 
     def is_done(self, cell: Cell) -> bool:
         """The cell's file is there, complete, and its tensors have the recorded size. Bytes are checked on reading."""
-        path = self.root / cell.path
-        if not path.exists():
-            return False
         try:
-            meta = _metadata(path)
-        except HarnessError:
+            meta = self.metadata(cell.path)
+        except _Damaged:
             return False
-        artifact = meta.get("artifact")
-        tensors = path.with_suffix(".safetensors")
-        return meta["key"] == cell.key and (artifact is None or (tensors.exists() and tensors.stat().st_size == artifact["bytes"]))
+        artifact = meta["artifact"]
+        tensors = None if artifact is None else self.folder.info(_tensors(cell.path))
+        return meta["key"] == cell.key and (artifact is None or (tensors is not None and tensors.size == artifact["bytes"]))
 
     def write(
         self, cell: Cell, rows: Mapping[str, np.ndarray | list[Any]], tensors: Mapping[str, np.ndarray] | None = None, **facts: Any
     ) -> None:
         """Write a finished cell: ``rows`` by column, constant columns filled in, ``facts`` (hardware, versions) beside the spec.
 
-        Raises KeyError/ArrowInvalid for rows that don't fit the table's schema (our mistake), OSError for a full disk.
+        Raises KeyError/ArrowInvalid for rows that don't fit the table's schema (our mistake), HarnessError for a full disk.
         """
-        path = self.root / cell.path
-        path.parent.mkdir(parents=True, exist_ok=True)
         schema = TABLES[cell.table].schema
         length = len(next(iter(rows.values())))
         constant = {"cell": cell.key, **cell.columns}
@@ -146,7 +163,7 @@ class Store:
 
             payload = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
             artifact = {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
-            _write_atomically(path.with_suffix(".safetensors"), payload)
+            self.folder.write(_tensors(cell.path), payload)
         meta = {"key": cell.key, "schema_version": SCHEMA_VERSION, "table": cell.table, "partition": dict(cell.partition)}
         meta |= {
             "columns": dict(cell.columns),
@@ -163,13 +180,13 @@ class Store:
             use_dictionary=[name for name in schema.names if name not in floats],
             use_byte_stream_split=floats,
         )  # fmt: skip
-        _write_atomically(path, sink.getvalue().to_pybytes())
-        self._failure_path(cell.path).unlink(missing_ok=True)
+        self.folder.write(cell.path, sink.getvalue())
+        self.folder.delete(_failure(cell.path))
 
     def _made_from(self, need: Cell) -> dict[str, Any]:
         """A need as it is now: the same key made again on another machine may have other last bits."""
-        with suppress(HarnessError):
-            artifact = _metadata(self.root / need.path)["artifact"]
+        with suppress(_Damaged):
+            artifact = self.metadata(need.path)["artifact"]
             return {"path": need.path.as_posix(), "sha256": artifact and artifact["sha256"]}
         return {"path": need.path.as_posix(), "sha256": None}
 
@@ -179,33 +196,67 @@ class Store:
 
     def rows(self, path: Path | str) -> pa.Table:
         """The rows of the file at a path below the root, checked as by ``read``."""
-        return _read(self.root / path)
+        content = self._read(path)
+        with self._undamaged(path):
+            # Without checksums a flipped byte is a wrong number and no error. ParquetFile reads one file, no hive folders.
+            with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
+                return file.read()
 
     def metadata(self, path: Path | str) -> dict[str, Any]:
         """What made the file at a path below the root: key, table, partition, columns, spec, needs, facts."""
-        return _metadata(self.root / path)
+        with self._found(path), self.folder.open(path) as file:
+            size = file.size()
+            end = file.read_at(min(size, _FOOTER_BYTES), max(0, size - _FOOTER_BYTES))
+            if size > len(end) < int.from_bytes(end[-8:-4], "little") + 8:
+                end = file.read_at(size, 0)
+        with self._undamaged(path):
+            meta: dict[str, Any] = json.loads((pq.read_schema(pa.BufferReader(end)).metadata or {})[_META])
+        if meta["schema_version"] != SCHEMA_VERSION:
+            raise _Damaged(f"'{self.folder.locate(path)}' has schema version {meta['schema_version']}, expected {SCHEMA_VERSION}")
+        return meta
 
     def tensors(self, cell: Cell) -> dict[str, np.ndarray]:
         """The cell's tensors, their digest verified; HarnessError names a damaged file."""
         from safetensors.numpy import load
 
-        path = self.root / cell.path
-        artifact = _metadata(path)["artifact"]
-        payload = path.with_suffix(".safetensors").read_bytes()
-        if hashlib.sha256(payload).hexdigest() != artifact["sha256"]:
-            raise HarnessError(
-                f"'{path.with_suffix('.safetensors')}' is damaged: its digest is not the one recorded. Delete it and run again."
-            )
+        path = _tensors(cell.path)
+        payload = self._read(path)
+        if hashlib.sha256(payload).hexdigest() != self.metadata(cell.path)["artifact"]["sha256"]:
+            raise _Damaged(f"'{self.folder.locate(path)}' is damaged: its digest is not the one recorded. Delete it and run again.")
         return load(payload)
+
+    def modified(self, path: Path | str) -> float:
+        """When the file at a path below the root was written, in seconds since the epoch."""
+        with self._found(path):
+            if (info := self.folder.info(path)) is None:
+                raise FileNotFoundError
+            return info.modified
+
+    def _read(self, path: Path | str) -> bytes:
+        with self._found(path):
+            return self.folder.read(path)
+
+    @contextmanager
+    def _found(self, path: Path | str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise _Damaged(f"'{self.folder.locate(path)}' is missing: run its study again") from error
+
+    @contextmanager
+    def _undamaged(self, path: Path | str) -> Iterator[None]:
+        """What cannot be parsed is told as damage of the file."""
+        try:
+            yield
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise _Damaged(f"'{self.folder.locate(path)}' is damaged: {error}. Delete it and run again.") from error
 
     # --- what failed ---
 
     def record_failure(self, cell: Cell, title: str, failure: Failed) -> None:
         """Keep why a cell could not be made, until it is made."""
-        path = self._failure_path(cell.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         record = {"key": cell.key, "title": title, **asdict(failure), "facts": hardware()}
-        _write_atomically(path, json.dumps(record, indent=1).encode())
+        self.folder.write(_failure(cell.path), json.dumps(record, indent=1).encode())
 
     def failure(self, cell: Cell) -> str | None:
         """Why the cell could not be made when it was last tried; None where it was not."""
@@ -215,126 +266,105 @@ class Store:
         """Of the cells at these paths below the root, those that failed when last tried: path -> title, reason, waits, detail."""
         found = {}
         for path in paths:
-            with suppress(OSError, ValueError):
-                found[str(path)] = json.loads(self._failure_path(Path(path)).read_bytes())
+            with suppress(FileNotFoundError, ValueError):
+                found[str(path)] = json.loads(self.folder.read(_failure(Path(path))))
         return found
-
-    def _failure_path(self, path: Path) -> Path:
-        return self.root / path.with_suffix(".failed.json")
 
     # --- a training in progress ---
 
     def checkpoint_path(self, cell: Cell) -> Path:
         """Where a training keeps its last finished epoch; gone when the cell is done."""
-        return (self.root / cell.path).with_suffix(".checkpoint")
+        return cell.path.with_suffix(".checkpoint")
 
     def save_checkpoint(self, cell: Cell, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
         """Replace the training's checkpoint: tensors and plain state, one atomic file."""
         from safetensors.numpy import save
 
-        path = self.checkpoint_path(cell)
-        path.parent.mkdir(parents=True, exist_ok=True)
         payload = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"state": json.dumps(state)})
-        _write_atomically(path, hashlib.sha256(payload).digest() + payload)
+        self.folder.write(self.checkpoint_path(cell), hashlib.sha256(payload).digest() + payload)
 
     def load_checkpoint(self, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """The last checkpoint, or None where there is none or it is damaged (the training then starts over)."""
         from safetensors.numpy import load
 
-        path = self.checkpoint_path(cell)
-        if not path.exists():
+        try:
+            data = self.folder.read(self.checkpoint_path(cell))
+        except FileNotFoundError:
             return None
-        digest, payload = (data := path.read_bytes())[:32], data[32:]
+        digest, payload = data[:32], data[32:]
         if hashlib.sha256(payload).digest() != digest:
             return None
         header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
         return load(payload), json.loads(header["__metadata__"]["state"])
 
+    def drop_checkpoint(self, cell: Cell) -> None:
+        """Forget the training's checkpoint, if there is one."""
+        self.folder.delete(self.checkpoint_path(cell))
+
     # --- studies ---
 
     def record_study(self, name: str, study: Mapping[str, Any], cells: list[Cell]) -> None:
         """Name the cells that a study consists of, done or not: what its tables are made from."""
-        path = self.root / STUDIES / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
+        path = f"{STUDIES}/{name}.json"
         record = {"study": dict(study), "cells": [{"key": c.key, "table": c.table, "path": c.path.as_posix()} for c in cells]}
         payload = json.dumps(record, indent=1).encode()
-        if not path.exists() or path.read_bytes() != payload:
-            _write_atomically(path, payload)
+        try:
+            if self.folder.read(path) == payload:
+                return
+        except FileNotFoundError:
+            pass
+        self.folder.write(path, payload)
 
     def studies(self) -> dict[str, dict[str, Any]]:
         """Study name -> its record, the most recently recorded last."""
-        files = sorted((self.root / STUDIES).glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
         found = {}
-        for path in files:
+        for path in sorted(self.folder.files(STUDIES, ".json"), key=lambda path: (self.modified(path), path.name)):
             try:
-                found[path.stem] = json.loads(path.read_text())
-            except (OSError, ValueError) as error:
-                raise HarnessError(f"'{path}' is damaged: {error}. Delete it and run its study again: no result is lost.") from error
+                found[path.stem] = json.loads(self._read(path))
+            except ValueError as error:
+                raise HarnessError(
+                    f"'{self.folder.locate(path)}' is damaged: {error}. Delete it and run its study again: no result is lost."
+                ) from error
         return found
 
     # --- checking ---
 
     def files(self) -> list[Path]:
-        """All Parquet files of the four tables."""
-        return sorted(path for name in TABLES for path in (self.root / name).rglob("*.parquet") if not path.name.startswith("."))
+        """All Parquet files of the tables, relative to the root."""
+        return [path for name in TABLES for path in self.folder.files(name, ".parquet")]
 
     def verify(self) -> Iterator[tuple[Path, Damage | None]]:
         """Read every file back with checksums: (path, None) when whole, else what is wrong with it."""
         for path in self.files():
             try:
-                table, meta = _read(path), _metadata(path)
-                if path.stem != meta["key"]:
-                    raise HarnessError(f"holds cell {meta['key']}, not the one that its name says")
-                if table.schema.names != TABLES[meta["table"]].schema.names:
-                    raise HarnessError("its columns are not the table's")
-                artifact = meta["artifact"]
-                if artifact is not None:
-                    tensors = path.with_suffix(".safetensors")
-                    if not tensors.exists():
-                        raise HarnessError(f"'{tensors.name}' is missing")
-                    if _digest(tensors) != artifact["sha256"]:
-                        raise HarnessError(f"'{tensors.name}' is damaged: its digest is not the one recorded")
-            except HarnessError as error:
+                self._verify(path)
+            except _Damaged as error:
                 yield path, Damage(path, str(error))
             else:
                 yield path, None
 
-
-def _metadata(path: Path) -> dict[str, Any]:
-    try:
-        meta: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[_META])
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise HarnessError(f"'{path}' is damaged: {error}. Delete it and run again.") from error
-    if meta["schema_version"] != SCHEMA_VERSION:
-        raise HarnessError(f"'{path}' has schema version {meta['schema_version']}, expected {SCHEMA_VERSION}")
-    return meta
-
-
-def _read(path: Path) -> pa.Table:
-    try:
-        # Without checksums a flipped byte is a wrong number and no error. ParquetFile reads one file, no hive folders.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise HarnessError(f"'{path}' is damaged: {error}. Delete it and run again.") from error
+    def _verify(self, path: Path) -> None:
+        table, meta = self.rows(path), self.metadata(path)
+        if path.stem != meta["key"]:
+            raise _Damaged(f"holds cell {meta['key']}, not the one that its name says")
+        if table.schema.names != TABLES[meta["table"]].schema.names:
+            raise _Damaged("its columns are not the table's")
+        if meta["artifact"] is not None:
+            tensors = _tensors(path)
+            with self._found(tensors), self.folder.open(tensors) as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != meta["artifact"]["sha256"]:
+                raise _Damaged(f"'{tensors.name}' is damaged: its digest is not the one recorded")
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _tensors(path: Path) -> Path:
+    """The safetensors file beside a cell's Parquet file."""
+    return path.with_suffix(".safetensors")
 
 
-def _write_atomically(path: Path, payload: bytes) -> None:
-    # The leading dot hides the file from pyarrow, the suffix from DuckDB's glob.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _failure(path: Path) -> Path:
+    """What says why a cell could not be made, where its Parquet file would be."""
+    return path.with_suffix(".failed.json")
 
 
 def hardware() -> dict[str, Any]:

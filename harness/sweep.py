@@ -16,10 +16,12 @@ import logging
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,7 +136,7 @@ class Rank:
             return
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         self._store.write(cell, columns, networks.to_tensors(self._training.network), **hardware())
-        self._store.checkpoint_path(cell).unlink(missing_ok=True)
+        self._store.drop_checkpoint(cell)
 
 
 def fit(
@@ -218,7 +220,7 @@ def _tune(
             crashed[trial.config["position"]] = Failed(text.splitlines()[-1] if text else "its process ended again and again", text)
 
     trial = tune.with_parameters(_trial_class(), store=store, material=(ray.put(material),), pending=pending)
-    scratch = store.root.resolve() / ".tune" / str(os.getpid())
+    scratch = _scratch(store)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by us
     try:
         # Tune prints a box even when asked for silence.
@@ -236,12 +238,18 @@ def _tune(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         with suppress(OSError):
-            scratch.parent.rmdir()
+            scratch.parent.rmdir()  # unless another driver's is in it
     # Not every way in which Tune gives a trial up leaves an error: what counts is whether the cell is there.
     for position, network in enumerate(pending):
         if position not in failed and not store.is_done(network.cell):
             failed[position] = crashed.get(position, Failed("its process ended again and again"))
     return failed
+
+
+def _scratch(store: Store) -> Path:
+    """Where Tune keeps its own files. It is told of no checkpoint, so what other nodes can see of it does not matter."""
+    root = store.local_root
+    return Path(tempfile.mkdtemp(prefix="harness-")) / "tune" if root is None else root.resolve() / ".tune" / str(os.getpid())
 
 
 def _trial_class() -> type:

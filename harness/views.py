@@ -47,7 +47,7 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
     store.check_version()
     records = store.studies()
     if study is not None and study not in records:
-        raise HarnessError(f"no study '{study}' in '{store.root}'{did_you_mean(study, records)}")
+        raise HarnessError(f"no study '{study}' in '{store.folder}'{did_you_mean(study, records)}")
     chosen = {name: record for name, record in records.items() if study in (None, name)}
     studies = {name: _study(name, record) for name, record in chosen.items()}
     root = store.root.resolve()
@@ -74,7 +74,7 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
         connection.execute("set lock_configuration = true")
     except duckdb.Error as error:
         connection.close()
-        raise HarnessError(f"the results in '{store.root}' cannot be read: {error}") from error
+        raise HarnessError(f"the results in '{store.folder}' cannot be read: {error}") from error
     return connection
 
 
@@ -111,7 +111,7 @@ def _study_row(name: str, study: spec.Study) -> Row:
 
 def _cells_of_no_study(store: Store) -> Iterable[Row]:
     """The files of tables that belong to no study: all of them count."""
-    for path in (path.relative_to(store.root) for path in store.files()):
+    for path in store.files():
         if not TABLES[path.parts[0]].of_studies:
             yield {"key": path.stem, "table": path.parts[0], "path": path.as_posix()}
 
