@@ -1,7 +1,6 @@
-"""Whether results can be trusted: a seeded sample of finished cells made again, and compared value by value.
+"""Whether results can be trusted: every file read back; and a seeded sample of cells made again, compared value by value.
 
-A cell is made again from the very files that it was made from, in a folder of its own: the results are
-only read.
+A cell is made again from the very files that it was made from, in a folder of its own.
 """
 
 import tempfile
@@ -16,7 +15,18 @@ from harness import STEPS, pipeline, seeds, spec
 from harness.errors import HarnessError
 from harness.plan import cell_title
 from harness.records import TABLES
-from harness.store import Cell, Store
+from harness.store import Cell, Damaged, Store
+
+
+def verify(store: Store) -> Iterator[tuple[Path, str | None]]:
+    """Read every file back, checkpoints and studies' records as well: (path below the root, None when whole, else what is wrong)."""
+    for path in [*store.files(), *store.checkpoints(), *store.records()]:
+        try:
+            store.check(path)
+        except Damaged as error:
+            yield path, str(error)
+        else:
+            yield path, None
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ def recompute(store: Store, count: int, seed: int, data: Path | None, workers: i
     than the study's.
     """
     studies = {name: record for name, record in store.studies().items() if study in (None, name)}
-    done = [(name, cell["path"]) for name, record in studies.items() for cell in record["cells"] if store.exists(cell["path"])]
+    done = [(name, cell["path"]) for name, record in studies.items() for cell in record["cells"] if store.folder.info(cell["path"])]
     random = seeds.generator(seed, "recompute")
     chosen = sorted(random.choice(len(done), size=min(count, len(done)), replace=False)) if done else []
     for name, record in studies.items():
@@ -85,7 +95,7 @@ def differences(cell: Cell, first: Store, second: Store) -> tuple[str, ...]:
     if first.metadata(cell.path)["artifact"]:
         before, after = first.tensors(cell), second.tensors(cell)
         for name in sorted(before):
-            if not np.array_equal(before[name], after.get(name)):
+            if name not in after or not np.array_equal(before[name], after[name]):
                 found.append(f"tensor {name}: {_tensors(before[name], after.get(name))}")
     return tuple(found)
 

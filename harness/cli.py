@@ -265,19 +265,38 @@ def sql(query: str, kind: Any, study: str | None, results: str) -> None:
 
 
 @main.command()
+@click.option("--repair", is_flag=True, help="Remove what is damaged: the next run of its study makes it anew.")
+@click.option("--recompute", type=click.IntRange(0), default=0, metavar="N", help="Make N finished cells again and compare every value.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which cells --recompute draws.")
+@click.option("--workers", type=int, default=None, help="As for `harness run`, for --recompute.")
+@click.option("--study", default=None, help="For --recompute: only this study's cells.  [default: all]")
+@_data
 @_results
-def verify(results: str) -> None:
-    """Read every file back with checksums; exit code 1 when one is damaged."""
-    damaged = whole = 0
+def verify(repair: bool, recompute: int, seed: int, workers: int | None, study: str | None, data: Path | None, results: str) -> None:
+    """Read every file back with checksums; exit code 1 when one is damaged.
+
+    Also damaged: a cell that was made from weights or images which have since been made anew with other values.
+    """
+    from harness import audit
+
     store = _store(results)
-    for _, damage in store.verify():
-        if damage:
-            damaged += 1
-            click.echo(f"damaged: {store.folder.locate(damage.path)}: {damage.reason}")
-        else:
-            whole += 1
-    click.echo(f"{whole} cells whole, {damaged} damaged")
-    sys.exit(1 if damaged else 0)
+    damaged = []
+    cells = 0
+    for path, reason in audit.verify(store):
+        cells += path.suffix == ".parquet"
+        if reason:
+            damaged.append(path)
+            click.echo(f"{'removed' if repair else 'damaged'}: {reason}")
+    if repair:
+        for path in damaged:
+            store.remove(path)
+    click.echo(f"{cells - sum(path.suffix == '.parquet' for path in damaged)} cells whole, {len(damaged)} files damaged", nl=False)
+    click.echo(" and removed: run their studies again" if repair and damaged else "" if not damaged else "; --repair removes them")
+    different = 0
+    for finding in audit.recompute(store, recompute, seed, data, workers, study) if recompute else ():
+        different += bool(finding.differences)
+        click.echo(f"made again: {finding.study}: {finding.title}: {'; '.join(finding.differences) or 'identical'}")
+    sys.exit(1 if different or (damaged and not repair) else 0)
 
 
 @main.command()

@@ -50,8 +50,7 @@ class Cell:
     def key(self) -> str:
         """16 hex digits that name the cell."""
         needs = [need.key for need in self.needs]
-        identity = [SCHEMA_VERSION, self.table, dict(self.partition), dict(self.columns), dict(self.spec), needs]
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        return _key(self.table, self.partition, self.columns, self.spec, needs)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Cell) and other.key == self.key
@@ -66,15 +65,7 @@ class Cell:
         return Path(self.table, *folders, f"{self.key}.parquet")
 
 
-@dataclass(frozen=True)
-class Damage:
-    """A file that cannot be trusted, by its path below the root, and why."""
-
-    path: Path
-    reason: str
-
-
-class _Damaged(HarnessError):
+class Damaged(HarnessError):
     """A file is gone, or not what was written; a storage that does not answer is another matter."""
 
 
@@ -136,10 +127,10 @@ class Store:
         """The cell's file is there, complete, and its tensors have the recorded size. Bytes are checked on reading."""
         try:
             meta = self.metadata(cell.path)
-        except _Damaged:
+        except Damaged:
             return False
         artifact = meta["artifact"]
-        tensors = None if artifact is None else self.folder.info(_tensors(cell.path))
+        tensors = None if artifact is None else self.folder.info(tensors_path(cell.path))
         return meta["key"] == cell.key and (artifact is None or (tensors is not None and tensors.size == artifact["bytes"]))
 
     def write(
@@ -163,32 +154,27 @@ class Store:
 
             payload = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
             artifact = {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
-            self.folder.write(_tensors(cell.path), payload)
+            self.folder.write(tensors_path(cell.path), payload)
         meta = {"key": cell.key, "schema_version": SCHEMA_VERSION, "table": cell.table, "partition": dict(cell.partition)}
         meta |= {
             "columns": dict(cell.columns),
             "spec": dict(cell.spec),
-            "needs": [self._made_from(need) for need in cell.needs],
+            "needs": [need.key for need in cell.needs],
+            "made_from": {need.path.as_posix(): self._tensors_digest(need.path) for need in cell.needs},
             "artifact": artifact,
             "facts": facts,
         }
+        meta["sha256"] = _description(meta, schema)
         table = pa.Table.from_arrays(columns, schema=schema.with_metadata({_META: json.dumps(meta).encode()}))
-        sink = pa.BufferOutputStream()
-        floats = [name for name in schema.names if pa.types.is_floating(schema.field(name).type)]
-        pq.write_table(
-            table, sink, compression="zstd", write_page_checksum=True,
-            use_dictionary=[name for name in schema.names if name not in floats],
-            use_byte_stream_split=floats,
-        )  # fmt: skip
-        self.folder.write(cell.path, sink.getvalue())
+        self.folder.write(cell.path, _encoded(table))
         self.folder.delete(_failure(cell.path))
 
-    def _made_from(self, need: Cell) -> dict[str, Any]:
-        """A need as it is now: the same key made again on another machine may have other last bits."""
-        with suppress(_Damaged):
-            artifact = self.metadata(need.path)["artifact"]
-            return {"path": need.path.as_posix(), "sha256": artifact and artifact["sha256"]}
-        return {"path": need.path.as_posix(), "sha256": None}
+    def _tensors_digest(self, path: Path | str) -> str | None:
+        """Of a cell as it is now: made again on another machine it may have other last bits under the same key."""
+        with suppress(Damaged):
+            artifact = self.metadata(path)["artifact"]
+            return artifact and str(artifact["sha256"])
+        return None
 
     def read(self, cell: Cell) -> pa.Table:
         """The cell's rows, page checksums verified; HarnessError names a damaged file."""
@@ -211,18 +197,18 @@ class Store:
                 end = file.read_at(size, 0)
         with self._undamaged(path):
             meta: dict[str, Any] = json.loads((pq.read_schema(pa.BufferReader(end)).metadata or {})[_META])
-        if meta["schema_version"] != SCHEMA_VERSION:
-            raise _Damaged(f"'{self.folder.locate(path)}' has schema version {meta['schema_version']}, expected {SCHEMA_VERSION}")
-        return meta
+            if meta["schema_version"] != SCHEMA_VERSION:
+                raise Damaged(f"'{self.folder.locate(path)}' has schema version {meta['schema_version']}, expected {SCHEMA_VERSION}")
+            return meta
 
     def tensors(self, cell: Cell) -> dict[str, np.ndarray]:
         """The cell's tensors, their digest verified; HarnessError names a damaged file."""
         from safetensors.numpy import load
 
-        path = _tensors(cell.path)
+        path = tensors_path(cell.path)
         payload = self._read(path)
         if hashlib.sha256(payload).hexdigest() != self.metadata(cell.path)["artifact"]["sha256"]:
-            raise _Damaged(f"'{self.folder.locate(path)}' is damaged: its digest is not the one recorded. Delete it and run again.")
+            raise Damaged(f"'{self.folder.locate(path)}' is damaged: its digest is not the one recorded. Delete it and run again.")
         return load(payload)
 
     def modified(self, path: Path | str) -> float:
@@ -241,15 +227,17 @@ class Store:
         try:
             yield
         except FileNotFoundError as error:
-            raise _Damaged(f"'{self.folder.locate(path)}' is missing: run its study again") from error
+            raise Damaged(f"'{self.folder.locate(path)}' is missing: run its study again") from error
 
     @contextmanager
     def _undamaged(self, path: Path | str) -> Iterator[None]:
         """What cannot be parsed is told as damage of the file."""
         try:
             yield
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise _Damaged(f"'{self.folder.locate(path)}' is damaged: {error}. Delete it and run again.") from error
+        except HarnessError:
+            raise
+        except Exception as error:  # from pyarrow and json, which read nonsense in many ways
+            raise Damaged(f"'{self.folder.locate(path)}' is damaged: {error}. Delete it and run again.") from error
 
     # --- what failed ---
 
@@ -288,11 +276,10 @@ class Store:
         from safetensors.numpy import load
 
         try:
-            data = self.folder.read(self.checkpoint_path(cell))
+            payload = _checkpoint(self.folder.read(self.checkpoint_path(cell)))
         except FileNotFoundError:
             return None
-        digest, payload = data[:32], data[32:]
-        if hashlib.sha256(payload).digest() != digest:
+        if payload is None:
             return None
         header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
         return load(payload), json.loads(header["__metadata__"]["state"])
@@ -317,47 +304,117 @@ class Store:
 
     def studies(self) -> dict[str, dict[str, Any]]:
         """Study name -> its record, the most recently recorded last."""
-        found = {}
-        for path in sorted(self.folder.files(STUDIES, ".json"), key=lambda path: (self.modified(path), path.name)):
-            try:
-                found[path.stem] = json.loads(self._read(path))
-            except ValueError as error:
-                raise HarnessError(
-                    f"'{self.folder.locate(path)}' is damaged: {error}. Delete it and run its study again: no result is lost."
-                ) from error
-        return found
+        return {path.stem: self._record(path) for path in sorted(self.records(), key=lambda path: (self.modified(path), path.name))}
 
-    # --- checking ---
+    def _record(self, path: Path) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = json.loads(self._read(path))
+            return record
+        except ValueError as error:
+            raise Damaged(
+                f"'{self.folder.locate(path)}' is damaged: {error}. Delete it and run its study again: no result is lost."
+            ) from error
+
+    # --- all files ---
 
     def files(self) -> list[Path]:
         """All Parquet files of the tables, relative to the root."""
         return [path for name in TABLES for path in self.folder.files(name, ".parquet")]
 
-    def verify(self) -> Iterator[tuple[Path, Damage | None]]:
-        """Read every file back with checksums: (path, None) when whole, else what is wrong with it."""
-        for path in self.files():
-            try:
-                self._verify(path)
-            except _Damaged as error:
-                yield path, Damage(path, str(error))
-            else:
-                yield path, None
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints of trainings, relative to the root."""
+        return self.folder.files("training", ".checkpoint")
 
-    def _verify(self, path: Path) -> None:
-        table, meta = self.rows(path), self.metadata(path)
-        if path.stem != meta["key"]:
-            raise _Damaged(f"holds cell {meta['key']}, not the one that its name says")
+    def records(self) -> list[Path]:
+        """What says which cells each study consists of, relative to the root."""
+        return self.folder.files(STUDIES, ".json")
+
+    def check(self, path: Path) -> None:
+        """Read a file of the store back; `Damaged` where a byte of it, or of the tensors beside it, is not what was written.
+
+        Also where a cell was made from another version of a cell than the one that is there now.
+        """
+        if path.suffix == ".parquet":
+            with self._undamaged(path):
+                self._check_cell(path)
+        elif path.suffix == ".json":
+            self._record(path)
+        elif _checkpoint(self._read(path)) is None:
+            raise Damaged(f"'{self.folder.locate(path)}' is damaged: its digest does not fit")
+
+    def _check_cell(self, path: Path) -> None:
+        content, table, meta = self._read(path), self.rows(path), self.metadata(path)
+        name = f"'{self.folder.locate(path)}'"
+        made = _key(*(meta[part] for part in ("table", "partition", "columns", "spec", "needs")))
+        if not path.stem == meta["key"] == made:
+            raise Damaged(f"{name} is damaged: it holds cell {meta['key']}, of settings whose key is {made}")
         if table.schema.names != TABLES[meta["table"]].schema.names:
-            raise _Damaged("its columns are not the table's")
-        if meta["artifact"] is not None:
-            tensors = _tensors(path)
-            with self._found(tensors), self.folder.open(tensors) as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != meta["artifact"]["sha256"]:
-                raise _Damaged(f"'{tensors.name}' is damaged: its digest is not the one recorded")
+            raise Damaged(f"{name} is damaged: its columns are not the table's")
+        if meta.pop("sha256", None) not in (None, _description(meta, table.schema)):
+            raise Damaged(f"{name} is damaged: what it says of its columns and its making is not what was written")
+        # Page checksums leave out the footer, and with it the statistics by which readers skip rows.
+        if meta["facts"].get("versions", {}).get("pyarrow") == pa.__version__ and not _encoded(table).equals(pa.py_buffer(content)):
+            raise Damaged(f"{name} is damaged: its rows, written again, are other bytes")
+        if meta["artifact"] is not None and self._digest(path) != meta["artifact"]["sha256"]:
+            raise Damaged(f"'{self.folder.locate(tensors_path(path))}' is damaged: its digest is not the one recorded")
+        for need, digest in meta.get("made_from", {}).items():
+            if digest and self._tensors_digest(need) not in (None, digest):
+                raise Damaged(f"{name} was made from another '{need}' than the one that is there now")
+
+    def _digest(self, path: Path) -> str:
+        """Of the tensors beside a Parquet file, read piece by piece."""
+        tensors = tensors_path(path)
+        with self._found(tensors), self.folder.open(tensors) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def remove(self, path: Path) -> None:
+        """Delete a cell's files, the Parquet file first: what is there without it counts as not made."""
+        for each in (path, tensors_path(path), _failure(path)):
+            self.folder.delete(each)
+
+    def copy(self, cell: Cell, source: "Store") -> None:
+        """Take a cell over from another store."""
+        if source.metadata(cell.path)["artifact"]:
+            self.folder.write(tensors_path(cell.path), source.folder.read(tensors_path(cell.path)))
+        self.folder.write(cell.path, source.folder.read(cell.path))
 
 
-def _tensors(path: Path) -> Path:
+def _checkpoint(content: bytes) -> bytes | None:
+    """The payload of a checkpoint file; None where its digest does not fit."""
+    digest, payload = content[:32], content[32:]
+    return payload if hashlib.sha256(payload).digest() == digest else None
+
+
+def _encoded(table: pa.Table) -> pa.Buffer:
+    """The bytes of a Parquet file, which follow from the table and pyarrow's version."""
+    sink = pa.BufferOutputStream()
+    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+    pq.write_table(
+        table, sink, compression="zstd", write_page_checksum=True,
+        use_dictionary=[name for name in table.schema.names if name not in floats],
+        use_byte_stream_split=floats,
+    )  # fmt: skip
+    return sink.getvalue()
+
+
+def _key(table: str, partition: Mapping[str, str], columns: Mapping[str, Any], spec: Mapping[str, Any], needs: list[str]) -> str:
+    return _sha256([SCHEMA_VERSION, table, dict(partition), dict(columns), dict(spec), needs])[:16]
+
+
+def _description(meta: Mapping[str, Any], schema: pa.Schema) -> str:
+    """Digest of all that a file says beside its rows."""
+    columns = [
+        [field.name, str(field.type), sorted((k.decode(), v.decode()) for k, v in (field.metadata or {}).items())] for field in schema
+    ]
+    return _sha256([dict(meta), columns])
+
+
+def _sha256(content: Any) -> str:
+    """Of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def tensors_path(path: Path) -> Path:
     """The safetensors file beside a cell's Parquet file."""
     return path.with_suffix(".safetensors")
 

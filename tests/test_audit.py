@@ -21,7 +21,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    shutil.copytree(finished.store.local, tmp_path / "copy")
+    shutil.copytree(finished.store.root, tmp_path / "copy")
     return Store(tmp_path / "copy")
 
 
@@ -53,7 +53,7 @@ def test_a_wrong_number_is_found(finished, copy):
         rows["prediction"][3] = 9 - rows["prediction"][3]
 
     rewrite(copy, finished.plan.black_box[2].cell, change)
-    assert [damage for _, damage in copy.verify() if damage] == []
+    assert [damage for _, damage in audit.verify(copy) if damage] == []
     found = findings(copy)
     assert {title: what for title, what in found.items() if what} == {"base against fgsm 0.3": ("prediction: 1 of 40 rows",)}
 
@@ -68,7 +68,7 @@ def test_wrong_weights_are_found(finished, copy):
     wrong = {title: what for title, what in findings(copy).items() if what}
     assert wrong["vib k=1 n=2"] == (f"tensor {name}: 1 of {size} values, by up to 1",)
     # What was made from the old weights says so even without being made again.
-    reasons = [str(damage.reason) for _, damage in copy.verify() if damage]
+    reasons = [damage for _, damage in audit.verify(copy) if damage]
     assert len(reasons) >= 4 and all("was made from another" in reason for reason in reasons)
 
 

@@ -58,7 +58,7 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     assert (code, snapshot(results)) == (0, before)
     assert "0 cells made, 0 MLflow runs written" in output
 
-    assert call("verify", "--results", results) == (0, "28 cells whole, 0 damaged\n")
+    assert call("verify", "--results", results) == (0, "28 cells whole, 0 files damaged\n")
     code, output = call("tables", "table2", "--format", "csv", "--results", results)
     assert output.startswith("study,dataset,neighbours,k,sigma_min")
     code, output = call("sql", "select count(*) as rows from evaluation", "--format", "csv", "--results", results)
@@ -69,9 +69,16 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     code, output = call("verify", "--results", results)
     assert code == 1
     assert str(damaged) in output
+    code, output = call("verify", "--repair", "--results", results)
+    assert code == 0
+    assert "27 cells whole, 1 files damaged and removed" in output
+    assert not damaged.exists()
     code, output = call("run", study(), "--results", results)
     assert "1 cells made" in output
     assert snapshot(results) == before
+    code, output = call("verify", "--recompute", 2, "--results", results)
+    assert code == 0
+    assert [line.split(": ")[-1] for line in output.splitlines()[1:]] == ["identical"] * 2
 
 
 def test_one_step_alone(study, tmp_path):

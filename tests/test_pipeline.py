@@ -6,6 +6,7 @@ import torch
 from conftest import Silence, run_study, snapshot
 
 from harness import networks, pipeline, spec
+from harness.audit import verify
 from harness.errors import HarnessError
 from harness.store import Store
 
@@ -31,7 +32,7 @@ def test_all_cells_are_there_and_whole(finished):
     recorded = run.store.studies()["tiny"]["cells"]
     assert len(recorded) == 2 + 4 + 4 + 16 + 2
     assert all((results / cell["path"]).exists() for cell in recorded)
-    assert [damage for _, damage in run.store.verify() if damage] == []
+    assert [damage for _, damage in verify(run.store) if damage] == []
     assert not list(results.rglob("*.checkpoint")) + list(results.rglob("*.tmp"))
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from harness.audit import verify
 from harness.errors import Failed, HarnessError
 from harness.records import SCHEMA_VERSION
-from harness.store import Cell, Store
+from harness.store import Cell, Store, hardware
 
 NAMES = {"k": 1.0, "n": 2, "training_attack": None, "training_epsilon": None, "seed": 0}
 ROWS = {
@@ -51,7 +52,7 @@ def test_round_trip(store):
     meta = json.loads(pq.read_schema(store.root / cell().path).metadata[b"harness"])
     assert meta["spec"] == {"epochs": 1}
     assert meta["facts"] == {"cores": 2}
-    assert [damage for _, damage in store.verify()] == [None]
+    assert [damage for _, damage in verify(store)] == [None]
     assert not list(store.root.rglob("*.tmp"))
 
 
@@ -85,7 +86,7 @@ def test_damage_is_found_and_named(store, kind):
         tensors.unlink()
     else:
         path.rename(path.with_name("0" * 16 + ".parquet"))
-    ((_, found),) = store.verify()
+    ((_, found),) = verify(store)
     assert found is not None
     if kind in ("truncated", "empty", "tensors gone", "renamed"):
         assert not store.is_done(cell())
@@ -95,6 +96,19 @@ def test_damage_is_found_and_named(store, kind):
     if kind == "tensors flipped":
         with pytest.raises(HarnessError, match=r"damaged.*run again"):
             store.tensors(cell())
+
+
+def test_every_byte_is_checked(store):
+    """A flipped bit anywhere: in pages, in the footer's statistics or settings, in the tensors."""
+    store.write(cell(), ROWS, {"w": np.ones(20, np.float32)}, **hardware())
+    for path in (store.root / cell().path, (store.root / cell().path).with_suffix(".safetensors")):
+        whole = path.read_bytes()
+        for at in range(0, len(whole), 5):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+            ((_, found),) = verify(store)
+            assert found is not None, (path.suffix, at)
+        path.write_bytes(whole)
+    assert [found for _, found in verify(store)] == [None]
 
 
 def test_a_failed_write_leaves_nothing(store, monkeypatch):
