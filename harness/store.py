@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness import locking
 from harness.errors import HarnessError
 from harness.records import SCHEMA_VERSION, TABLES
 
@@ -78,8 +78,8 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             if not marker.exists():
                 _write_atomically(marker, json.dumps({"schema_version": SCHEMA_VERSION}).encode())
-            probe = self.root / f".write-probe.{os.getpid()}.tmp"
-            probe.write_bytes(b"")
+            probe = locking.temporary(self.root / "write-probe")
+            probe.write_bytes(b"writable")
             probe.unlink()
         except OSError as error:
             raise HarnessError(f"the results folder '{self.root}' cannot be written: {error.strerror or error}") from error
@@ -121,10 +121,9 @@ class Store:
     ) -> None:
         """Write a finished cell: ``rows`` by column, constant columns filled in, ``facts`` (hardware, versions) beside the spec.
 
-        Raises KeyError/ArrowInvalid for rows that don't fit the table's schema (our mistake), OSError for a full disk.
+        Raises KeyError/ArrowInvalid for rows that don't fit the table's schema (our mistake), HarnessError for a full disk.
         """
         path = self.root / cell.path
-        path.parent.mkdir(parents=True, exist_ok=True)
         schema = TABLES[cell.table].schema
         length = len(next(iter(rows.values())))
         constant = {"cell": cell.key, **cell.columns}
@@ -188,7 +187,6 @@ class Store:
         from safetensors.numpy import save
 
         path = self.checkpoint_path(cell)
-        path.parent.mkdir(parents=True, exist_ok=True)
         payload = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"state": json.dumps(state)})
         _write_atomically(path, hashlib.sha256(payload).digest() + payload)
 
@@ -210,7 +208,6 @@ class Store:
     def record_study(self, name: str, study: Mapping[str, Any], cells: list[Cell]) -> None:
         """Name the cells that a study consists of, done or not: what its tables are made from."""
         path = self.root / STUDIES / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
         record = {"study": dict(study), "cells": [{"key": c.key, "table": c.table, "path": c.path.as_posix()} for c in cells]}
         payload = json.dumps(record, indent=1).encode()
         if not path.exists() or path.read_bytes() != payload:
@@ -280,16 +277,21 @@ def _digest(path: Path) -> str:
 
 
 def _write_atomically(path: Path, payload: bytes) -> None:
-    # The leading dot hides the file from pyarrow, the suffix from DuckDB's glob.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = locking.temporary(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise HarnessError(
+            f"'{path.parent}' cannot be written: {error.strerror or error}. What is finished stays: the same command goes on from there"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def hardware() -> dict[str, Any]:

@@ -17,7 +17,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import baselines, defense, networks, seeds, training
+from harness import baselines, defense, locking, networks, seeds, training
 from harness.cluster import Cluster
 from harness.datasets import Images
 from harness.errors import HarnessError
@@ -216,7 +216,7 @@ def _tune(
             crashed[trial.config["position"]] = str(error).strip().splitlines()[-1] if error else ""
 
     trial = tune.with_parameters(_trial_class(), store=store, material=(ray.put(material),), pending=pending)
-    scratch = store.root.resolve() / ".tune" / str(os.getpid())
+    scratch = locking.scratch(store.root.resolve())
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by us
     try:
         # Tune prints a box even when asked for silence.
@@ -233,8 +233,6 @@ def _tune(
             ).fit()  # fmt: skip
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        with suppress(OSError):
-            scratch.parent.rmdir()
     # Not every way in which Tune gives a trial up leaves an error: what counts is whether the cell is there.
     lost = [position for position, network in enumerate(pending) if not store.is_done(network.cell) and network.title not in failed]
     return [*failed.values(), *(f"{pending[p].title}: {crashed.get(p) or 'its process ended again and again'}" for p in lost)]
