@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from harness import locking
 from harness.errors import HarnessError
 from harness.records import SCHEMA_VERSION, TABLES
+from harness.seal import BLANK, is_whole, seal
 
 _META = b"harness"
 _ROOT_FILE = "harness.json"
@@ -141,6 +142,7 @@ class Store:
             _write_atomically(path.with_suffix(".safetensors"), payload)
         meta = {"key": cell.key, "schema_version": SCHEMA_VERSION, "table": cell.table, "partition": dict(cell.partition)}
         meta |= {"columns": dict(cell.columns), "spec": dict(cell.spec), "needs": list(cell.needs), "artifact": artifact, "facts": facts}
+        meta["digest"] = BLANK
         table = pa.Table.from_arrays(columns, schema=schema.with_metadata({_META: json.dumps(meta).encode()}))
         sink = pa.BufferOutputStream()
         floats = [name for name in schema.names if pa.types.is_floating(schema.field(name).type)]
@@ -149,7 +151,7 @@ class Store:
             use_dictionary=[name for name in schema.names if name not in floats],
             use_byte_stream_split=floats,
         )  # fmt: skip
-        _write_atomically(path, sink.getvalue().to_pybytes())
+        _write_atomically(path, seal(sink.getvalue().to_pybytes()))
 
     def read(self, cell: Cell) -> pa.Table:
         """The cell's rows, page checksums verified; HarnessError names a damaged file."""
@@ -264,11 +266,18 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> pa.Table:
     try:
+        payload = path.read_bytes()
         # Without checksums a flipped byte is a wrong number and no error. ParquetFile reads one file, no hive folders.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read()
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(pa.BufferReader(payload), page_checksum_verification=True) as file:
+            table = file.read()
+        described = (table.schema.metadata or {})[_META]
+        digest = json.loads(described).get("digest")
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise HarnessError(f"'{path}' is damaged: {error}. Delete it and run again.") from error
+    sealed = not described.endswith(b"}}")  # earlier versions' files have page checksums alone, and end with their facts
+    if sealed and not (digest and is_whole(payload, digest)):
+        raise HarnessError(f"'{path}' is damaged: its digest is not the one recorded. Delete it and run again.")
+    return table
 
 
 def _digest(path: Path) -> str:
