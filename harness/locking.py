@@ -85,10 +85,13 @@ def scratch(root: Path) -> Path:
 
 def remove_abandoned(root: Path) -> None:
     """Remove what `temporary` and `scratch` named and whose process has ended; that of living processes stays."""
-    for path in root.rglob(".*.tmp"):
-        if _abandoned(path):
-            with suppress(OSError):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder, folders, files in os.walk(root):  # passes over folders that go meanwhile
+        for name in [name for name in (*folders, *files) if name.startswith(".") and name.endswith(".tmp")]:
+            path = Path(folder, name)
+            if _abandoned(path):
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        folders[:] = [name for name in folders if not name.startswith(".")]
 
 
 def _abandoned(path: Path) -> bool:

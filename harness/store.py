@@ -122,8 +122,11 @@ class Store:
     ) -> None:
         """Write a finished cell: ``rows`` by column, constant columns filled in, ``facts`` (hardware, versions) beside the spec.
 
+        A cell that is done stays as it is: another driver was faster.
         Raises KeyError/ArrowInvalid for rows that don't fit the table's schema (our mistake), HarnessError for a full disk.
         """
+        if self.is_done(cell):
+            return
         path = self.root / cell.path
         schema = TABLES[cell.table].schema
         length = len(next(iter(rows.values())))

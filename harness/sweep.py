@@ -271,8 +271,8 @@ def _trial_class() -> type:
             options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": place}
             self._ranks = [actor.options(**options).remote(self._store, self._material, rank, world, threads) for rank in range(world)]
             try:
-                address = ray.get(self._ranks[0].address.remote(), timeout=_GANG_TIMEOUT_S)
-                ray.get([rank.join.remote(address) for rank in self._ranks], timeout=_GANG_TIMEOUT_S)
+                (address,) = self._answers([self._ranks[0].address.remote()], _GANG_TIMEOUT_S)
+                self._answers([rank.join.remote(address) for rank in self._ranks], _GANG_TIMEOUT_S)
             except Exception:
                 # A rank lost in setup would leave Tune waiting for ever: end the others and let Tune start again.
                 self.cleanup()
@@ -282,16 +282,36 @@ def _trial_class() -> type:
             """Call every rank; rank 0's answer."""
             if self._alone is not None:
                 return getattr(self._alone, method)(*arguments)
-            return ray.get([getattr(rank, method).remote(*arguments) for rank in self._ranks])[0]
+            return self._answers([getattr(rank, method).remote(*arguments) for rank in self._ranks])[0]
+
+        @staticmethod
+        def _answers(calls: list[Any], timeout_s: float | None = None) -> list[Any]:
+            """What the ranks return; what one of them raises is raised at once, as the others may be waiting for it."""
+            waiting = calls
+            while waiting:
+                done, waiting = ray.wait(waiting, num_returns=1, timeout=timeout_s)
+                if not done:
+                    raise TimeoutError(f"the ranks of a training did not answer within {timeout_s} s")
+                ray.get(done)
+            found: list[Any] = ray.get(calls)
+            return found
 
         def _open(self, config: dict[str, Any]) -> None:
             self._failure: str | None = None
+            network = self._pending[config["position"]]
+            # A rank may have died between writing the cell and saying so; another study's driver may have been faster.
+            self._made = self._store.read(network.cell).to_pylist() if self._store.is_done(network.cell) else None
+            if self._made is not None:
+                self._store.checkpoint_path(network.cell).unlink(missing_ok=True)
+                return
             try:
-                self._all("open", self._pending[config["position"]])
+                self._all("open", network)
             except (HarnessError, ray.exceptions.RayTaskError) as error:
                 self._failure = self._reason(error)
 
         def step(self) -> dict[str, Any]:
+            if self._made is not None:
+                return {**self._made[-1], "done": True}
             if self._failure is None:
                 try:
                     row: dict[str, Any] = self._all("epoch")

@@ -156,3 +156,9 @@ def test_every_flipped_byte_is_found(store):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
         ((_, damage),) = store.verify()
         assert damage is not None, f"byte {at} of {len(whole)}"
+
+
+def test_a_cell_that_is_done_stays(store):
+    store.write(cell(), ROWS, {"w": np.zeros(2, np.float32)})
+    store.write(cell(), ROWS, {"w": np.ones(2, np.float32)})
+    assert store.tensors(cell())["w"].tolist() == [0, 0]

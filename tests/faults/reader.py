@@ -22,8 +22,8 @@ def watch(results: Path) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     while True:
         last = bool(ended)
-        for path in results.rglob("*"):
-            if path.suffix not in _ENDINGS or any(part.startswith(".") for part in path.relative_to(results).parts):
+        for path in tables.visible(results):
+            if path.suffix not in _ENDINGS:
                 continue
             try:
                 status = path.stat()

@@ -16,6 +16,7 @@ from faults import processes, tables
 
 PATIENCE_S = 300.0  # longer than anything but a hang, also on a busy machine
 HARNESS_ACTORS = ("ray::_Holder", "ray::Rank", "ray::ResourceTrainable", "ray::Trial")
+_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 _HERE = Path(__file__).parent
 
 
@@ -179,6 +180,7 @@ class Run:
     _checked: int = 0
     _count: int = 0
     _known: dict[str, tables.File] = field(default_factory=dict)
+    _agents: list[processes.Process] = field(default_factory=list)
     _reader: subprocess.Popen[str] | None = None
 
     def __post_init__(self) -> None:
@@ -238,6 +240,8 @@ class Run:
         if self.step:
             raise Violation(f"the driver ended well without all cells; '{self.step}' is not done")
         self.check()
+        if agents := processes.gone(self._agents, within_s=180):
+            raise Violation(f"Ray's agents go on after their driver's end: {[(p.pid, p.title[:80]) for p in agents]}")
         if left := tables.leftovers(self.results):
             raise Violation(f"left over in the results: {left}")
         verified = harness("verify", "--results", str(self.results))
@@ -293,7 +297,9 @@ class Run:
         mine = {node.process.pid for node in nodes} | {p.pid for node in nodes for p in node.tree()}
         others = [p for p in processes.below(os.getpid()) if p.pid not in mine | kept]
         others += [p for node in nodes for p in node.tree() if p.title.startswith(HARNESS_ACTORS)]
-        left = processes.gone(others, within_s=60)
+        # Ray's agents tell the head that their raylet is gone, and wait a minute for a head that has gone, too.
+        self._agents += [p for p in others if p.title.startswith(_AGENTS)]
+        left = processes.gone([p for p in others if not p.title.startswith(_AGENTS)], within_s=60)
         processes.reap({node.process.pid for node in nodes} | kept)
         if left:
             raise Violation(f"processes go on after their driver's end: {[(p.pid, p.title[:80]) for p in left]}")
@@ -309,7 +315,9 @@ class Run:
             return []
         self._reader.terminate()
         found, _ = self._reader.communicate(timeout=PATIENCE_S)
-        self._reader = None
+        code, self._reader = self._reader.returncode, None
+        if code not in (0, -signal.SIGTERM):  # the latter where it had not yet begun
+            raise Violation(f"the reader itself failed with {code}")
         return [json.loads(line) for line in found.splitlines()]
 
     def close(self) -> None:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,18 @@ class File:
 def files(results: Path) -> dict[str, File]:
     """The finished cells: path -> its Parquet file."""
     found = {}
-    for path in results.rglob("*.parquet"):
-        if not path.name.startswith("."):
+    for path in visible(results):
+        if path.suffix == ".parquet":
             status = path.stat()
             found[str(path.relative_to(results))] = File(status.st_ino, status.st_mtime_ns)
     return found
+
+
+def visible(results: Path) -> Iterator[Path]:
+    """The files that a reader of folders sees. (Path.rglob fails where a folder goes meanwhile.)"""
+    for folder, folders, names in os.walk(results):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def values(results: Path, cell: str) -> str:
@@ -68,12 +76,10 @@ def current_step(results: Path, wanted: Mapping[str, str]) -> str:
 
 def leftovers(results: Path) -> list[str]:
     """Files that no finished study leaves: half-written ones, checkpoints, scratch folders, probes."""
-    kept = {".mlflow.lock"}
     return sorted(
         str(path.relative_to(results))
         for path in results.rglob("*")
         if path.suffix in (".tmp", ".checkpoint") or path.name.startswith(".tune") or path.name.endswith("-journal")
-        if path.name not in kept
     )
 
 
