@@ -1,6 +1,7 @@
 # make run   the quick study, from nothing to its tables
 # make test  the tests
 # make check lint, types and import directions
+# make faults a study through fifty faults and more, half an hour; Linux, root, a C compiler
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,7 +9,7 @@ BIN    := $(VENV)/bin
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STUDY  ?= quick
 
-.PHONY: run test check install clean
+.PHONY: run test check faults install clean
 run: install
 	$(BIN)/harness run $(STUDY)
 
@@ -20,6 +21,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: install
+	PYTHONPATH=tests $(BIN)/python -m faults --study $(STUDY) --table results/reference/faults.csv
 
 install: $(VENV)/installed-$(DEVICE)
 

@@ -107,7 +107,7 @@ for _step in STEPS:
 def _run(
     name: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: str, steps: tuple[str, ...], shown: str | None
 ) -> None:
-    from harness import pipeline, spec, tracking
+    from harness import locking, pipeline, spec, tracking
     from harness.progress import Display
     from harness.store import Store
 
@@ -115,8 +115,13 @@ def _run(
         overrides = (*overrides, f"compute.workers={workers}")
     study = spec.load(name, overrides)
     console = Console(file=sys.stdout)
-    store = Store(results)
-    with Display(console) as display:
+    store = Store(results).open()
+
+    def waiting(words: str) -> None:
+        console.print(words, highlight=False, markup=False, soft_wrap=True)
+
+    with locking.only_driver(store.local_root, study.name, waiting), Display(console) as display:
+        locking.remove_abandoned(store.local_root)
         prepared = pipeline.prepare(study, store, data, display)
         # MLflow's import and its database take seconds: made while the study runs.
         warming = threading.Thread(target=tracking.warm_up, args=(store,), daemon=True)

@@ -192,19 +192,20 @@ def connect(compute: ComputeSpec) -> Iterator[Cluster]:
 
 
 def _attach() -> None:
-    """Connect to the running cluster, else start a Ray for this process alone."""
+    """Connect to the running cluster, else start a Ray for this process alone; RAY_ADDRESS=local always does that."""
     import ray
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     named = os.environ.get("RAY_ADDRESS")
-    try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:
-        if named:
-            raise HarnessError(f"no Ray cluster answers at RAY_ADDRESS={named}") from None
-    else:
-        # Another harness's own Ray ends with it: it is no cluster to run on.
-        if named or _PRIVATE not in ray.cluster_resources():
-            return
-        ray.shutdown()
+    if named != "local":
+        try:
+            ray.init(address="auto", **quiet)
+        except ConnectionError:
+            if named:
+                raise HarnessError(f"no Ray cluster answers at RAY_ADDRESS={named}") from None
+        else:
+            # Another harness's own Ray ends with it: it is no cluster to run on.
+            if named or _PRIVATE not in ray.cluster_resources():
+                return
+            ray.shutdown()
     ray.init(address="local", include_dashboard=False, resources={_PRIVATE: 1}, **quiet)

@@ -7,7 +7,6 @@ store because an upload is no object before it is completed.
 import errno
 import os
 import re
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs
 
+from harness import locking
 from harness.errors import HarnessError, did_you_mean
 
 _OPTIONS = ("endpoint_override", "region", "scheme")
@@ -158,8 +158,7 @@ _LOCAL = pa.fs.LocalFileSystem()
 
 def _rename_into_place(path: Path, payload: bytes | pa.Buffer) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The leading dot and the suffix hide the file from every reader of folders.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = locking.temporary(path)
     try:
         with temporary.open("wb") as file:
             file.write(payload)

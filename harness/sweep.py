@@ -18,7 +18,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import baselines, defense, networks, seeds, training
+from harness import baselines, defense, locking, networks, seeds, training
 from harness.cluster import Cluster
 from harness.datasets import Images
 from harness.errors import Failed, HarnessError, attempt
@@ -220,7 +220,7 @@ def _tune(
             crashed[trial.config["position"]] = Failed(text.splitlines()[-1] if text else "its process ended again and again", text)
 
     trial = tune.with_parameters(_trial_class(), store=store, material=(ray.put(material),), pending=pending)
-    scratch = _scratch(store)
+    scratch = locking.scratch(store.local_root or Path(tempfile.gettempdir()))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by us
     try:
         # Tune prints a box even when asked for silence.
@@ -237,19 +237,11 @@ def _tune(
             ).fit()  # fmt: skip
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        with suppress(OSError):
-            scratch.parent.rmdir()  # unless another driver's is in it
     # Not every way in which Tune gives a trial up leaves an error: what counts is whether the cell is there.
     for position, network in enumerate(pending):
         if position not in failed and not store.is_done(network.cell):
             failed[position] = crashed.get(position, Failed("its process ended again and again"))
     return failed
-
-
-def _scratch(store: Store) -> Path:
-    """Where Tune keeps its own files. It is told of no checkpoint, so what other nodes can see of it does not matter."""
-    root = store.local_root
-    return Path(tempfile.mkdtemp(prefix="harness-")) / "tune" if root is None else root.resolve() / ".tune" / str(os.getpid())
 
 
 def _trial_class() -> type:
@@ -285,8 +277,8 @@ def _trial_class() -> type:
             options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": place}
             self._ranks = [actor.options(**options).remote(self._store, self._material, rank, world, threads) for rank in range(world)]
             try:
-                address = ray.get(self._ranks[0].address.remote(), timeout=_GANG_TIMEOUT_S)
-                ray.get([rank.join.remote(address) for rank in self._ranks], timeout=_GANG_TIMEOUT_S)
+                (address,) = self._answers([self._ranks[0].address.remote()], _GANG_TIMEOUT_S)
+                self._answers([rank.join.remote(address) for rank in self._ranks], _GANG_TIMEOUT_S)
             except Exception:
                 # A rank lost in setup would leave Tune waiting for ever: end the others and let Tune start again.
                 self.cleanup()
@@ -296,16 +288,36 @@ def _trial_class() -> type:
             """Call every rank; rank 0's answer."""
             if self._alone is not None:
                 return getattr(self._alone, method)(*arguments)
-            return ray.get([getattr(rank, method).remote(*arguments) for rank in self._ranks])[0]
+            return self._answers([getattr(rank, method).remote(*arguments) for rank in self._ranks])[0]
+
+        @staticmethod
+        def _answers(calls: list[Any], timeout_s: float | None = None) -> list[Any]:
+            """What the ranks return; what one of them raises is raised at once, as the others may be waiting for it."""
+            waiting = calls
+            while waiting:
+                done, waiting = ray.wait(waiting, num_returns=1, timeout=timeout_s)
+                if not done:
+                    raise TimeoutError(f"the ranks of a training did not answer within {timeout_s} s")
+                ray.get(done)
+            found: list[Any] = ray.get(calls)
+            return found
 
         def _open(self, config: dict[str, Any]) -> None:
             self._failure: str | None = None
+            network = self._pending[config["position"]]
+            # A rank may have died between writing the cell and saying so; another study's driver may have been faster.
+            self._made = self._store.read(network.cell).to_pylist() if self._store.is_done(network.cell) else None
+            if self._made is not None:
+                self._store.drop_checkpoint(network.cell)
+                return
             try:
-                self._all("open", self._pending[config["position"]])
+                self._all("open", network)
             except (HarnessError, ray.exceptions.RayTaskError) as error:
                 self._failure = self._reason(error)
 
         def step(self) -> dict[str, Any]:
+            if self._made is not None:
+                return {**self._made[-1], "done": True}
             if self._failure is None:
                 try:
                     row: dict[str, Any] = self._all("epoch")

@@ -45,6 +45,7 @@ def rewrite(store, cell, change, tensors=None):
     """Write a cell again with other values: whole, with checksums that fit."""
     rows = {name: store.read(cell)[name].to_pylist() for name in store.read(cell).column_names}
     change(rows)
+    store.remove(cell.path)
     store.write(cell, rows, tensors, **hardware())
 
 

@@ -174,3 +174,9 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_no_results_yet(tmp_path):
     with pytest.raises(HarnessError, match="holds no results"):
         Store(tmp_path).check_version()
+
+
+def test_a_cell_that_is_done_stays(store):
+    store.write(cell(), ROWS, {"w": np.zeros(2, np.float32)})
+    store.write(cell(), ROWS, {"w": np.ones(2, np.float32)})
+    assert store.tensors(cell())["w"].tolist() == [0, 0]

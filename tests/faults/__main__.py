@@ -1,0 +1,64 @@
+"""The long run: `make faults`, or, in the tests folder, `python -m faults --rounds 4 --table faults.csv`."""
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from faults import series
+from faults.kinds import KINDS
+from faults.study import Command, Fault
+
+_TIMES = 3
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(prog="faults", description=__doc__)
+    options.add_argument("--study", default="quick")
+    options.add_argument(
+        "--rounds", type=int, default=4, help="at least so many runs of the study, and until each kind has hit three times"
+    )
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--short", action="store_true", help="one round of few faults, which needs no root")
+    options.add_argument("--only", type=int, default=None, help="play this round alone")
+    options.add_argument("--table", type=Path, default=None, help="write the table as CSV")
+    options.add_argument("--keep", type=Path, default=None, help="keep logs and results of the undisturbed run in this new folder")
+    chosen = options.parse_args()
+    series.start()
+    place = chosen.keep or Path(tempfile.mkdtemp(prefix="faults-"))
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - began:7.1f} s  {line}", flush=True)
+
+    # Two ranks in the base training, so that there are gangs to break.
+    command = Command(chosen.study, ("--workers", "2", "--set", "base.workers=2"))
+    faults: list[Fault] = []
+    try:
+        reference = series.undisturbed(command, place / "undisturbed")
+        say(f"undisturbed: {len(reference.cells)} cells")
+        for index, round_ in enumerate([series.SHORT] if chosen.short else series.rounds(chosen.seed)):
+            enough = all(row["times"] >= _TIMES for row in series.summary(faults)) and len(series.summary(faults)) == len(KINDS)
+            if index >= chosen.rounds and (enough or chosen.only is not None or index >= 2 * chosen.rounds):
+                break
+            if chosen.only in (None, index):
+                say(f"round {index}, {'two raylets' if round_.cluster else 'a Ray of its own'}: {len(round_.faults)} faults")
+                rng = random.Random(f"{chosen.seed} {index} moments")
+                series.play(round_, command, reference, place / str(index), rng, say, faults)
+    finally:
+        rows = series.summary(faults)
+        for row in rows:
+            say("  ".join(f"{name} {value}" for name, value in row.items()))
+        say(f"{len(faults)} faults")
+        if not chosen.keep:
+            shutil.rmtree(place, ignore_errors=True)
+    if chosen.table:
+        series.write(rows, chosen.table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
