@@ -77,7 +77,7 @@ class Store:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             if not marker.exists():
-                _write_atomically(marker, json.dumps({"schema_version": SCHEMA_VERSION}).encode())
+                _write_atomically(marker, json.dumps({"schema_version": SCHEMA_VERSION, "id": uuid.uuid4().hex}).encode())
             probe = self.root / f".write-probe.{os.getpid()}.tmp"
             probe.write_bytes(b"")
             probe.unlink()
@@ -100,6 +100,12 @@ class Store:
                 f"the results in '{self.root}' have schema version {found}, this harness reads and writes {SCHEMA_VERSION}: "
                 "choose another folder with --results, or the harness version that wrote them. Nothing was changed."
             )
+
+    def identity(self) -> str:
+        """What tells these results from others, wherever they are moved; roots of earlier versions are told by their path."""
+        self.check_version()
+        found = json.loads((self.root / _ROOT_FILE).read_text()).get("id")
+        return str(found or hashlib.sha256(str(self.root).encode()).hexdigest()[:32])
 
     # --- cells ---
 
