@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from harness.records import SCHEMA_VERSION, TABLES
 
 _META = b"harness"
 _ROOT_FILE = "harness.json"
+_FACTS = {"key", "schema_version", "table", "partition", "columns", "spec", "needs", "artifact"}
 STUDIES = "studies"
 
 
@@ -172,6 +173,7 @@ class Store:
 
     def tensors(self, cell: Cell) -> dict[str, np.ndarray]:
         """The cell's tensors, their digest verified; HarnessError names a damaged file."""
+        from safetensors import SafetensorError
         from safetensors.numpy import load
 
         path = self.root / cell.path
@@ -181,7 +183,10 @@ class Store:
             raise HarnessError(
                 f"'{path.with_suffix('.safetensors')}' is damaged: its digest is not the one recorded. Delete it and run again."
             )
-        return load(payload)
+        try:
+            return load(payload)
+        except SafetensorError as error:
+            raise HarnessError(f"'{path.with_suffix('.safetensors')}' is no safetensors file: {error}. Delete it and run again.") from error
 
     # --- a training in progress ---
 
@@ -200,6 +205,7 @@ class Store:
 
     def load_checkpoint(self, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """The last checkpoint, or None where there is none or it is damaged (the training then starts over)."""
+        from safetensors import SafetensorError
         from safetensors.numpy import load
 
         path = self.checkpoint_path(cell)
@@ -208,8 +214,11 @@ class Store:
         digest, payload = (data := path.read_bytes())[:32], data[32:]
         if hashlib.sha256(payload).digest() != digest:
             return None
-        header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-        return load(payload), json.loads(header["__metadata__"]["state"])
+        try:
+            header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+            return load(payload), json.loads(header["__metadata__"]["state"])
+        except (SafetensorError, ValueError, KeyError, TypeError):
+            return None
 
     # --- studies ---
 
@@ -228,8 +237,8 @@ class Store:
         found = {}
         for path in files:
             try:
-                found[path.stem] = json.loads(path.read_text())
-            except (OSError, ValueError) as error:
+                found[path.stem] = _manifest(json.loads(path.read_text()))
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise HarnessError(f"'{path}' is damaged: {error}. Delete it and run its study again: no result is lost.") from error
         return found
 
@@ -261,9 +270,23 @@ class Store:
                 yield path, None
 
 
+def _manifest(record: dict[str, Any]) -> dict[str, Any]:
+    """A study's record as it was read; ValueError, KeyError or TypeError unless it names cells of ours inside the root."""
+    if not isinstance(record["study"], dict):
+        raise TypeError("'study' holds no settings")
+    for cell in record["cells"]:
+        parts = PurePosixPath(cell["path"]).parts
+        inside = parts[:1] == (cell["table"],) and cell["table"] in TABLES and ".." not in parts
+        if not inside or parts[-1] != f"{cell['key']}.parquet":
+            raise ValueError(f"'{cell['path']}' is no file of these results")
+    return record
+
+
 def _metadata(path: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[_META])
+        if not isinstance(meta, dict) or not meta.keys() >= _FACTS:
+            raise ValueError("what made it is not recorded in it")
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise HarnessError(f"'{path}' is damaged: {error}. Delete it and run again.") from error
     if meta["schema_version"] != SCHEMA_VERSION:
