@@ -51,6 +51,10 @@ _overrides = click.option(
 _data = click.option(
     "--data", type=click.Path(path_type=Path), default=None, envvar="HARNESS_DATA", show_envvar=True, help="Folder of the data sets."
 )
+_tracking = click.option(
+    "--tracking-uri", "uri", default=None, envvar="HARNESS_TRACKING_URI", show_envvar=True, metavar="URI",
+    help="MLflow server (http://HOST:PORT) or sqlite:///FILE that gets the runs.  [default: mlflow.db beside the results]",
+)  # fmt: skip
 _format = click.option("--format", "kind", type=click.Choice(["rich", "md", "csv"]), default="rich", show_default=True)
 _study_option = click.option("--study", default=None, help="Only this study's results.  [default: the one run last]")
 
@@ -63,6 +67,7 @@ def _study_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @_data
     @click.option("--workers", type=int, default=None, help="Shards at once (compute.workers); 0 runs without Ray.")
     @_results
+    @_tracking
     @functools.wraps(function)
     def wrapped(**arguments: Any) -> Any:
         return function(**arguments)
@@ -84,20 +89,20 @@ def main() -> None:
 
 @main.command()
 @_study_options
-def run(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: str) -> None:
+def run(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: str, uri: str | None) -> None:
     """Run all steps of STUDY (a preset or a YAML file), then print its tables.
 
     What is finished is not done again: run the same command after any interruption. Exit code 1 when a cell failed
     (the others are made, the tables show a hole), 2 for what you can mend before anything runs.
     """
-    _run(study, overrides, data, workers, results, tuple(step.name for step in STEPS), "rich")
+    _run(study, overrides, data, workers, results, uri, tuple(step.name for step in STEPS), "rich")
 
 
 def _step_command(name: str, summary: str, paper: str) -> None:
     @main.command(name, help=f"One step of STUDY alone: {summary} (paper: {paper}).", short_help=f"One step: {summary}.")
     @_study_options
-    def step(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: str) -> None:
-        _run(study, overrides, data, workers, results, (name,), None)
+    def step(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: str, uri: str | None) -> None:
+        _run(study, overrides, data, workers, results, uri, (name,), None)
 
 
 for _step in STEPS:
@@ -105,7 +110,14 @@ for _step in STEPS:
 
 
 def _run(
-    name: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: str, steps: tuple[str, ...], shown: str | None
+    name: str,
+    overrides: tuple[str, ...],
+    data: Path | None,
+    workers: int | None,
+    results: str,
+    uri: str | None,
+    steps: tuple[str, ...],
+    shown: str | None,
 ) -> None:
     from harness import locking, pipeline, spec, tracking
     from harness.progress import Display
@@ -116,6 +128,7 @@ def _run(
     study = spec.load(name, overrides)
     console = Console(file=sys.stdout)
     store = Store(results).open()
+    tracking.destination(store, uri)  # a mistake in it is told before any work
 
     def waiting(words: str) -> None:
         console.print(words, highlight=False, markup=False, soft_wrap=True)
@@ -124,12 +137,14 @@ def _run(
         locking.remove_abandoned(store.local_root)
         prepared = pipeline.prepare(study, store, data, display)
         # MLflow's import and its database take seconds: made while the study runs.
-        warming = threading.Thread(target=tracking.warm_up, args=(store,), daemon=True)
+        warming = threading.Thread(target=tracking.warm_up, args=(store, uri), daemon=True)
         if pipeline.unfinished(prepared, steps):
             warming.start()
         made = pipeline.run_steps(prepared, steps)
-        tracked = tracking.sync(store, study.name)
+        tracked, away = _track(store, study.name, results, uri)
     console.print(f"{made} cells made, {tracked} MLflow runs written; results in '{results}'", highlight=False)
+    if away:
+        console.print(away, highlight=False, markup=False, soft_wrap=True)
     if shown:
         _print_tables(store, study.name, (), shown)
         where = f" --results {shlex.quote(results)}" if results != DEFAULT_RESULTS else ""
@@ -157,6 +172,19 @@ def _tell_failures(failed: Mapping[str, Failed]) -> None:
         + "; the same command tries again:"
     )
     Console(stderr=True, soft_wrap=True).print("\n".join([f"[bold red]{head}[/]", *map(_plain, shown)]), highlight=False)
+
+
+def _track(store: Any, study: str, results: str, uri: str | None) -> tuple[int, str]:
+    """Sync the study: the runs written, and words on what to type where MLflow is away, which is no failure of the study."""
+    from harness import tracking
+
+    try:
+        return tracking.sync(store, study, uri), ""
+    except tracking.TrackingError as error:
+        context = click.get_current_context()
+        typed = uri and context.get_parameter_source("uri") is not click.core.ParameterSource.ENVIRONMENT
+        options = (f" --results {shlex.quote(results)}" if results != DEFAULT_RESULTS else "") + (f" --tracking-uri {uri}" if typed else "")
+        return 0, f"{error}. No result is lost; later, send the runs with: harness track {study}{options}"
 
 
 @main.command()
@@ -305,27 +333,49 @@ def verify(repair: bool, recompute: int, seed: int, workers: int | None, study: 
 
 
 @main.command()
+@click.argument("study", required=False)
+@_results
+@_tracking
+def track(study: str | None, results: str, uri: str | None) -> None:
+    """Send to MLflow what it lacks of STUDY, or of all studies.
+
+    Runs are made from the Parquet files: a database that was deleted or a server that is empty gets them all.
+    """
+    from harness import tracking
+
+    store = _store(results)
+    for name in store.studies() if study is None else [study]:
+        written = tracking.sync(store, name, uri)
+        click.echo(f"{name}: {written} runs written to {tracking.destination(store, uri)}")
+
+
+@main.command()
 @click.option("--port", type=int, default=5000, show_default=True)
 @_results
-def ui(port: int, results: str) -> None:
+@_tracking
+def ui(port: int, results: str, uri: str | None) -> None:
     """Start MLflow's UI on this machine alone, and print links.
 
-    It listens on 127.0.0.1. The links open the runs, the charts and the comparison of each study.
+    It listens on 127.0.0.1. The links open the runs, the charts and the comparison of each study. Of a server they are
+    printed and nothing is started.
     """
     from harness import tracking
     from harness.ui import serve
 
     store = _store(results)
     for name in store.studies():
-        tracking.sync(store, name)
+        tracking.sync(store, name, uri)
 
     def show(found: dict[str, dict[str, str]]) -> None:
         for name, links in found.items():
             click.echo(f"{name}\n" + "\n".join(f"  {what:<8} {link}" for what, link in links.items()))
-        click.echo("Ctrl-C ends it.")
+        if not at_server:
+            click.echo("Ctrl-C ends it.")
 
-    click.echo("starting MLflow ...")
-    serve(store, port=port, on_ready=show)
+    at_server = tracking.destination(store, uri).is_server
+    if not at_server:
+        click.echo("starting MLflow ...")
+    serve(store, port=port, on_ready=show, uri=uri)
 
 
 @main.command()

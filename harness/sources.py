@@ -13,8 +13,10 @@ import math
 import os
 import re
 import socket
+import stat
 import urllib.request
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -44,8 +46,11 @@ _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Sh
 
 _TINY_TIMEOUT_S, _TORCHVISION_TIMEOUT_S = 20, 10
 _ZIP_LIMIT_BYTES = 4 * 2**30  # of all members, unpacked; the official zip has a tenth of it
+_ZIP_RATIO, _ZIP_SMALL_BYTES = 100, 2**20  # unpacked by packed, of a member that is not small; images and lists pack to a tenth
 _DIGITS_SPLIT_SEED = 0  # the split of digits belongs to the source, so no study's seed moves it
 _THREADS, _BLOCK = 4, 1024  # threads that decode; encoded images held at once
+_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # of Pillow's, those that decode by themselves (EPS runs a program)
+_IMAGE_LIMIT = 2**24  # pixels of one image: a small file can promise gigabytes
 _GREY_MODES = ("1", "L", "LA")  # Pillow's modes without colour
 
 
@@ -256,13 +261,21 @@ def _tinyimagenet(path: Path) -> Source:
 
 
 def _zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip whose members stay inside their folder and are not too large together."""
+    """Open a zip whose members are files inside their folder, each there once, and not too large."""
     archive = zipfile.ZipFile(path)
-    for name in archive.namelist():
-        inside = PureWindowsPath(name)  # knows '/', '\' and drives, so it refuses what any system would follow
+    members = archive.infolist()
+    for member in members:
+        inside = PureWindowsPath(member.filename)  # knows '/', '\' and drives, so it refuses what any system would follow
         if inside.anchor or ".." in inside.parts:
-            raise HarnessError(f"{path}: refused: member '{name}' leaves the folder")
-    unpacked = sum(member.file_size for member in archive.infolist())
+            raise HarnessError(f"{path}: refused: member '{member.filename}' leaves the folder")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise HarnessError(f"{path}: refused: member '{member.filename}' is a link")
+        if member.file_size > max(_ZIP_SMALL_BYTES, _ZIP_RATIO * member.compress_size):
+            raise HarnessError(f"{path}: refused: member '{member.filename}' unpacks {member.compress_size} bytes to {member.file_size}")
+    if len(members) > len(set(archive.namelist())):
+        twice = [name for name, count in Counter(archive.namelist()).items() if count > 1]
+        raise HarnessError(f"{path}: refused: expected every member once, got two of {some(twice)}")
+    unpacked = sum(member.file_size for member in members)
     if unpacked > _ZIP_LIMIT_BYTES:
         raise HarnessError(f"{path}: refused: expected at most {_ZIP_LIMIT_BYTES} bytes unpacked, got {unpacked}")
     return archive
@@ -389,7 +402,9 @@ def _image(place: str, encoded: bytes | None) -> Any:
     if encoded is None:
         raise HarnessError(f"{place}: expected the image's bytes, got none (a path alone is not followed)")
     with naming(place):
-        image = Image.open(io.BytesIO(encoded))
+        image = Image.open(io.BytesIO(encoded), formats=_IMAGE_FORMATS)
+    if image.width * image.height > _IMAGE_LIMIT:
+        raise HarnessError(f"{place}: refused: expected at most {_IMAGE_LIMIT} pixels, got {image.width} x {image.height}")
     if image.mode[0] in "IF":  # convert() would clip such values at 255
         raise HarnessError(f"{place}: expected 8 bits a channel, got Pillow's mode '{image.mode}'")
     return image

@@ -15,6 +15,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from harness.errors import HarnessError, did_you_mean
 
+_SETTINGS_LIMIT = 1_000_000  # characters of a study as JSON; the presets have about 2,000
+
 Protocol = Literal["prediction", "label"]
 Neighbours = Literal["other_class", "any_class"]
 Gradients = Annotated[
@@ -91,6 +93,8 @@ class DatasetSpec(Strict):
             raise ValueError("'folder' belongs to source 'parquet', and to it alone")
         if not self.label:
             raise ValueError(f"folder '{self.folder}' names nothing: give the data set a 'name'")
+        if self.label == ".." or not self.label.isprintable():
+            raise ValueError(f"'{self.label}' is no name for a data set: give it one with 'name'")
         return self
 
     @property
@@ -336,7 +340,7 @@ def load(name_or_path: str, overrides: tuple[str, ...] = ()) -> Study:
         data = yaml.safe_load(path.read_text())
     except OSError as error:
         raise HarnessError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets the ValueErrors of odd numbers and dates through
         raise HarnessError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(data, dict):
         raise HarnessError(f"{path}: expected a mapping of settings, got {type(data).__name__}")
@@ -356,11 +360,22 @@ def build(data: dict[str, Any]) -> Study:
         data = {**data, "attacks": filled}
     try:
         # Strict in JSON's sense: lists are tuples there, but "3" is no number and 1 no boolean.
-        return Study.model_validate_json(json.dumps(data))
+        return Study.model_validate_json(_as_json(data))
     except ValidationError as error:
         raise HarnessError(_explain(error)) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise HarnessError(f"a study is made of plain values: {error}") from error
+
+
+def _as_json(data: dict[str, Any]) -> str:
+    """Plain data as JSON, not too much of it: a few lines of YAML whose aliases name one another can stand for gigabytes."""
+    parts, length = [], 0
+    for part in json.JSONEncoder().iterencode(data):
+        parts.append(part)
+        length += len(part)
+        if length > _SETTINGS_LIMIT:
+            raise ValueError(f"expected at most {_SETTINGS_LIMIT:,} characters of settings")
+    return "".join(parts)
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -371,7 +386,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise HarnessError(f"--set expects a.b=value, got '{override}'")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise HarnessError(f"--set {path}: '{text}' is not a YAML value: {error}") from error
     here: Any = data
     for depth, key in enumerate(keys):

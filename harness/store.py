@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 import platform
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from harness.storage import Folder
 
 _META = b"harness"
 _ROOT_FILE = "harness.json"
+_FACTS = {"key", "schema_version", "table", "partition", "columns", "spec", "needs", "artifact"}
 STUDIES = "studies"
 _FOOTER_BYTES = 1 << 16  # of a Parquet file's end: more than the metadata of any cell seen
 
@@ -99,7 +101,7 @@ class Store:
         """Make the root where there is none; raise HarnessError if it can't be written or is another version's."""
         self.folder.check()
         if self.folder.info(_ROOT_FILE) is None:
-            self.folder.write(_ROOT_FILE, json.dumps({"schema_version": SCHEMA_VERSION}).encode())
+            self.folder.write(_ROOT_FILE, json.dumps({"schema_version": SCHEMA_VERSION, "id": uuid.uuid4().hex}).encode())
         probe = f".write-probe.{platform.node()}.{os.getpid()}.tmp"
         self.folder.write(probe, b"writable")
         self.folder.delete(probe)
@@ -121,6 +123,12 @@ class Store:
                 f"the results in '{self.folder}' have schema version {found}, this harness reads and writes {SCHEMA_VERSION}: "
                 "choose another folder with --results, or the harness version that wrote them. Nothing was changed."
             )
+
+    def identity(self) -> str:
+        """What tells these results from others, wherever they are moved; roots of earlier versions are told by their path."""
+        self.check_version()
+        found = json.loads(self._read(_ROOT_FILE)).get("id")
+        return str(found or hashlib.sha256(str(self.folder).encode()).hexdigest()[:32])
 
     # --- cells ---
 
@@ -214,19 +222,25 @@ class Store:
                 end = file.read_at(size, 0)
         with self._undamaged(path):
             meta: dict[str, Any] = json.loads((pq.read_schema(pa.BufferReader(end)).metadata or {})[_META])
+            if not isinstance(meta, dict) or not meta.keys() >= _FACTS:
+                raise ValueError("what made it is not recorded in it")
             if meta["schema_version"] != SCHEMA_VERSION:
                 raise Damaged(f"'{self.folder.locate(path)}' has schema version {meta['schema_version']}, expected {SCHEMA_VERSION}")
             return meta
 
     def tensors(self, cell: Cell) -> dict[str, np.ndarray]:
         """The cell's tensors, their digest verified; HarnessError names a damaged file."""
+        from safetensors import SafetensorError
         from safetensors.numpy import load
 
         path = tensors_path(cell.path)
         payload = self._read(path)
         if hashlib.sha256(payload).hexdigest() != self.metadata(cell.path)["artifact"]["sha256"]:
             raise Damaged(f"'{self.folder.locate(path)}' is damaged: its digest is not the one recorded. Delete it and run again.")
-        return load(payload)
+        try:
+            return load(payload)
+        except SafetensorError as error:
+            raise Damaged(f"'{self.folder.locate(path)}' is no safetensors file: {error}. Delete it and run again.") from error
 
     def modified(self, path: Path | str) -> float:
         """When the file at a path below the root was written, in seconds since the epoch."""
@@ -290,6 +304,7 @@ class Store:
 
     def load_checkpoint(self, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """The last checkpoint, or None where there is none or it is damaged (the training then starts over)."""
+        from safetensors import SafetensorError
         from safetensors.numpy import load
 
         try:
@@ -298,8 +313,11 @@ class Store:
             return None
         if payload is None:
             return None
-        header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-        return load(payload), json.loads(header["__metadata__"]["state"])
+        try:
+            header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+            return load(payload), json.loads(header["__metadata__"]["state"])
+        except (SafetensorError, ValueError, KeyError, TypeError):
+            return None
 
     def drop_checkpoint(self, cell: Cell) -> None:
         """Forget the training's checkpoint, if there is one."""
@@ -325,9 +343,8 @@ class Store:
 
     def _record(self, path: Path) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = json.loads(self._read(path))
-            return record
-        except ValueError as error:
+            return _manifest(json.loads(self._read(path)))
+        except (ValueError, KeyError, TypeError) as error:
             raise Damaged(
                 f"'{self.folder.locate(path)}' is damaged: {error}. Delete it and run its study again: no result is lost."
             ) from error
@@ -395,6 +412,18 @@ def _checkpoint(content: bytes) -> bytes | None:
     """The payload of a checkpoint file; None where its digest does not fit."""
     digest, payload = content[:32], content[32:]
     return payload if hashlib.sha256(payload).digest() == digest else None
+
+
+def _manifest(record: dict[str, Any]) -> dict[str, Any]:
+    """A study's record as it was read; ValueError, KeyError or TypeError unless it names cells of ours inside the root."""
+    if not isinstance(record["study"], dict):
+        raise TypeError("'study' holds no settings")
+    for cell in record["cells"]:
+        parts = PurePosixPath(cell["path"]).parts
+        inside = parts[:1] == (cell["table"],) and cell["table"] in TABLES and ".." not in parts
+        if not inside or parts[-1] != f"{cell['key']}.parquet":
+            raise ValueError(f"'{cell['path']}' is no file of these results")
+    return record
 
 
 def _key(table: str, partition: Mapping[str, str], columns: Mapping[str, Any], spec: Mapping[str, Any], needs: list[str]) -> str:

@@ -1,273 +1,238 @@
-"""An index of the results in MLflow: one run for each network of a study, made from the Parquet files.
+"""The results as runs in MLflow: a database beside them, or a server.
 
-Parquet is the truth. ``mlflow.db`` may be deleted at any time; the next `sync` writes it again. Only
-the driver writes it, under a lock. MLflow takes more than a second to import, so it is imported where
-it is used, and not at all where a study's runs are known to be up to date.
+Parquet is the truth. Whatever MLflow lost (a deleted database, an empty server) the next `sync` writes
+again; while it is away, nothing but the runs is missing. Only the driver writes, under a lock. MLflow
+takes more than a second to import, so it is imported where it is used, and not at all where a study's
+runs are known to be up to date.
 """
 
 import fcntl
-import hashlib
 import json
 import logging
-import math
 import os
+import re
+import sqlite3
+import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
-import numpy as np
-
+from harness import runs
 from harness.errors import HarnessError, did_you_mean
-from harness.plan import network_title
-from harness.records import SCHEMA_VERSION
-from harness.spec import epsilon_text
+from harness.runs import CONTENT_VERSION, HEADLINE, digest
 from harness.store import STUDIES, Store
 
-CONTENT_VERSION = 1  # raised when a run is made differently from the same cells: runs of another version are made anew
-HEADLINE = "acc/_worst"  # the underscore sorts it first, which makes it the charts' default
 _DATABASE = "mlflow.db"
 _BATCH = 900  # MLflow takes 1000 items a call, parameters included
+_LOCK_S, _BUSY_S = 60, 5  # another driver may be writing many runs; a database is locked for one run at a time
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # What goes wrong is told once, by us, in a line; and `links` are printed where they are asked for.
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # A pooled connection would go on with a database that was deleted in the meantime.
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
+    # MLflow waits minutes for a server that is gone. The study is done by then: its user waits for nothing else.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
 
-Attacked = tuple[str, float | None]  # name and epsilon of a black-box attack
+
+class TrackingError(HarnessError):
+    """MLflow is away: no result is lost, and a later `sync` sends what is missing."""
 
 
 @dataclass(frozen=True)
-class _Network:
-    """A finished training and the finished evaluations of its network: paths from the root, and metadata."""
+class Destination:
+    """Where the runs go: a ``uri`` as MLflow understands it, and whether it is the results' ``own`` database."""
 
-    path: str
-    meta: Mapping[str, Any]
-    evaluations: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    uri: str
+    own: bool
 
-    def digest(self, names: Mapping[Attacked, str]) -> str:
-        """Of all that the run is made from."""
-        return _digest(CONTENT_VERSION, sorted(names.values()), sorted([self.meta["key"], *(meta["key"] for _, meta in self.evaluations)]))
+    @property
+    def is_server(self) -> bool:
+        return self.uri.startswith(("http://", "https://"))
 
+    @property
+    def file(self) -> Path | None:
+        """The file of an sqlite database."""
+        return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
 
-@dataclass(frozen=True)
-class _Run:
-    """What MLflow is told about one network; times in ms since the epoch, metrics as (name, value, time, step)."""
-
-    name: str
-    tags: dict[str, str]
-    params: dict[str, str]
-    metrics: list[tuple[str, float, int, int]]
-    started: int
-    ended: int
+    def __str__(self) -> str:
+        """The address as it may be shown: without a password."""
+        return self.uri.removeprefix("sqlite:///") if self.own else re.sub(r"(?<=://)[^/@]*@", "", self.uri)
 
 
-def tracking_uri(store: Store) -> str:
-    """The results root's own MLflow database, an absolute path: MLflow's default depends on the current folder."""
-    return f"sqlite:///{database_path(store)}"
+def destination(store: Store, uri: str | None = None) -> Destination:
+    """The results' own database unless a ``uri`` is given. Raises HarnessError for one that MLflow can't write to."""
+    own = f"sqlite:///{database_path(store)}"
+    if uri in (None, own):
+        return Destination(own, True)
+    assert uri is not None
+    if urlsplit(uri).scheme in ("http", "https") and urlsplit(uri).netloc:
+        return Destination(uri.rstrip("/"), False)
+    if not re.match(r"sqlite:///.", uri):
+        raise HarnessError(f"the tracking URI should be http://HOST:PORT, https://HOST or sqlite:///FILE, got '{uri}'")
+    return Destination(uri, False)
 
 
-def warm_up(store: Store) -> None:
-    """Import MLflow and make the database where there is none: the slow part of a first `sync`, safe in a thread."""
-    with _locked(store):
-        _client(store, tracking_uri(store))
+def warm_up(store: Store, uri: str | None = None) -> None:
+    """Import MLflow and make the database where there is none: the slow part of a first `sync`, safe in a thread.
+
+    Silent where MLflow is away: `sync` says so.
+    """
+    to = destination(store, uri)
+    with suppress(TrackingError), _locked(store), _reaching(to):
+        _client(store, to)
 
 
 def sync(store: Store, study: str, uri: str | None = None, progress: Callable[[int, int], None] | None = None) -> int:
     """Bring the study's runs up to date with its Parquet files; returns how many were written.
 
     Runs made from the same cells stay, others are deleted and made anew. ``progress`` is called with
-    the runs written and to write. Raises HarnessError for an unknown study or a damaged file.
+    the runs written and to write. Raises TrackingError where MLflow is away, another HarnessError for
+    an unknown study, a damaged file or a ``uri`` that is none.
     """
-    record = store.studies()
+    to, record = destination(store, uri), store.studies()
     if study not in record:
         raise HarnessError(f"no study '{study}' in '{store.root}'{did_you_mean(study, record)}")
     entries = [e for e in record[study]["cells"] if e["table"] in ("training", "evaluation") and (store.root / e["path"]).exists()]
-    own = uri is None or uri == tracking_uri(store)
-    uri = uri or tracking_uri(store)
-    overall = _digest(CONTENT_VERSION, uri, sorted(entry["key"] for entry in entries))
-    if own and database_path(store).exists() and _marker(store, study).get("digest") == overall:
+    overall = digest(CONTENT_VERSION, to.uri, sorted(entry["key"] for entry in entries))
+    # Only what lies beside the results is known to be as it was left: a server is asked each time.
+    if to.own and _is_marked(store, study, to, overall):
         return 0
-    networks = _networks(store, [entry["path"] for entry in entries])
-    names = _metric_names(networks)
+    networks = runs.networks(store, [entry["path"] for entry in entries])
+    names = runs.metric_names(networks)
     wanted = {network.meta["key"]: network.digest(names) for network in networks}
-    with _locked(store):
-        client = _client(store, uri)
-        kept = _keep(client, study, wanted)
+    with _locked(store), _reaching(to):
+        client, owner = _client(store, to), _owner(store, to)
+        kept = _keep(client, study, owner, wanted)
         pending = [network for network in networks if network.meta["key"] not in kept]
+        experiments: dict[str, str] = {}
         for done, network in enumerate(pending):
             if progress:
                 progress(done, len(pending))
-            tags = {"study": study, "digest": wanted[network.meta["key"]]}
-            experiment = _experiment(client, network.meta["partition"]["dataset"], store if own else None)
-            kept[network.meta["key"]] = (experiment, _write(client, experiment, _run(store, network, names), tags))
+            tags = {"study": study, "owner": store.identity(), "digest": wanted[network.meta["key"]]}
+            dataset = network.meta["partition"]["dataset"]
+            if dataset not in experiments:
+                experiments[dataset] = _experiment(client, dataset, None if to.is_server else artifact_root(store))
+            kept[network.meta["key"]] = (experiments[dataset], _write(client, experiments[dataset], runs.run(store, network, names), tags))
         if progress and pending:
             progress(len(pending), len(pending))
-        runs = [kept[key] for key in wanted]
-        experiments = sorted({experiment for experiment, _ in runs})
-        for experiment in experiments:
-            client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{study}", json.dumps(_view(study, names)))
-        marker = {"digest": overall, "experiments": experiments, "runs": [run for _, run in runs]}
-        _marker_path(store, study).write_text(json.dumps(marker))
+        written = [kept[key] for key in wanted]
+        used = sorted({experiment for experiment, _ in written})
+        for experiment in used:
+            client.set_experiment_tag(
+                experiment, f"mlflow.sharedViewState.{_view_name(study, owner)}", json.dumps(_view(study, owner, names))
+            )
+        _mark(store, study, to, {"digest": overall, "experiments": used, "runs": [run for _, run in written]})
     return len(pending)
 
 
-def links(store: Store, study: str, base_url: str = "http://127.0.0.1:5000") -> dict[str, str]:
+def links(store: Store, study: str, base_url: str = "http://127.0.0.1:5000", uri: str | None = None) -> dict[str, str]:
     """Addresses of the study's ``runs`` as a table (best worst case first), as ``charts``, and side by side (``compare``).
 
     Needs no MLflow. Raises HarnessError where the study was never synced.
     """
-    marker = _marker(store, study)
+    to = destination(store, uri)
+    marker, owner = _marker(store, study, to), _owner(store, to)
     if not marker.get("runs"):
         raise HarnessError(f"study '{study}' has no runs in MLflow: nothing of it is trained, or it was not synced")
     experiment = f"{base_url}/#/experiments/{marker['experiments'][0]}/runs?"
     # Without the workflow type an experiment opens on an overview of language-model traces.
     machine_learning = {"workflowType": "machine_learning"}
     # The table shows no metric unless it is told to, and that fits in no address: see `_view`.
-    runs = machine_learning | {"viewStateShareKey": study}
-    order = {"orderByKey": f"metrics.`{HEADLINE}`", "orderByAsc": "false", "searchFilter": _filter(study)}
+    table = machine_learning | {"viewStateShareKey": _view_name(study, owner)}
+    order = {"orderByKey": f"metrics.`{HEADLINE}`", "orderByAsc": "false", "searchFilter": _filter(study, owner)}
     charts = machine_learning | {"compareRunsMode": "CHART"} | order
     compare = {"runs": json.dumps(marker["runs"]), "experiments": json.dumps(marker["experiments"])} | machine_learning
     return {
-        "runs": experiment + urlencode(runs, quote_via=quote),
+        "runs": experiment + urlencode(table, quote_via=quote),
         "charts": experiment + urlencode(charts, quote_via=quote),
         "compare": f"{base_url}/#/compare-runs?" + urlencode(compare, quote_via=quote),
     }
 
 
-def has_runs(store: Store, study: str) -> bool:
+def has_runs(store: Store, study: str, uri: str | None = None) -> bool:
     """Whether the last sync of the study left runs: what `links` needs."""
-    return bool(_marker(store, study).get("runs"))
-
-
-# --- what a run is made from ---
-
-
-def _networks(store: Store, paths: list[str]) -> list[_Network]:
-    """The networks trained among these cells, each with its evaluations, in the study's order."""
-    metas = [(path, store.metadata(path)) for path in paths]
-    networks = {meta["key"]: _Network(path, meta) for path, meta in metas if meta["table"] == "training"}
-    for path, meta in metas:
-        if meta["table"] == "evaluation" and meta["columns"]["network"] in networks:
-            networks[meta["columns"]["network"]].evaluations.append((path, meta))
-    return list(networks.values())
-
-
-def _metric_names(networks: list[_Network]) -> dict[Attacked, str]:
-    """Every black-box attack of the study -> its metric; the epsilon is part of it where an attack has several."""
-    found = {_attacked(meta) for n in networks for _, meta in n.evaluations if meta["partition"]["access"] == "black_box"}
-    counts = Counter(name for name, _ in found)
-    ordered = sorted(found, key=lambda attacked: (attacked[0], attacked[1] or 0))
-    return {
-        (name, eps): f"acc/{name}" + (f"_{epsilon_text(eps).replace('/', '_')}" if eps is not None and counts[name] > 1 else "")
-        for name, eps in ordered
-    }
-
-
-def _attacked(meta: Mapping[str, Any]) -> Attacked:
-    return meta["columns"]["attack"], meta["columns"]["epsilon"]
-
-
-def _run(store: Store, network: _Network, names: Mapping[Attacked, str]) -> _Run:
-    """One network's run: its training's curve, its accuracies, and what it was trained with."""
-    meta, path = network.meta, store.root / network.path
-    rows = sorted(store.rows(network.path).to_pylist(), key=lambda row: row["epoch"])
-    ended = int(path.stat().st_mtime * 1000)
-    now = started = ended - int(1000 * sum(row["epoch_s"] or 0 for row in rows))
-    metrics: list[tuple[str, float | None, int, int]] = []
-    # The headline before all others: MLflow's comparison starts with the metric that was written first.
-    metrics += [(name, value, ended, step) for name, value, step in _accuracies(store, network, names)]
-    for row in rows:
-        now += int(1000 * (row["epoch_s"] or 0))
-        metrics += [(f"train/{name}", row[name], now, row["epoch"]) for name in ("loss", "clean_accuracy", "images_per_s")]
-    # MLflow's comparison starts with the first parameters by name that differ: k and n come before train/.
-    settings = {f"train/{name}": value for name, value in meta["spec"]["training"].items()}
-    params = {"training": meta["partition"]["training"], **meta["columns"], **settings}
-    params["architecture"] = meta["spec"]["architecture"]["architecture"]
-    return _Run(
-        network_title(meta["partition"]["training"], meta["columns"]),
-        {"cell": meta["key"], "results": network.path, "dataset": meta["partition"]["dataset"], "schema_version": str(SCHEMA_VERSION)},
-        {name: _plain(value) for name, value in params.items() if value is not None},
-        # MLflow gives an infinity back as 1.8e308.
-        [(name, value, at, step) for name, value, at, step in metrics if value is not None and math.isfinite(value)],
-        started, ended,
-    )  # fmt: skip
-
-
-def _accuracies(store: Store, network: _Network, names: Mapping[Attacked, str]) -> list[tuple[str, float, int]]:
-    """Metric, share of images classified correctly, step."""
-    black_box, white_box, ids = {}, [], None
-    for path, meta in network.evaluations:
-        rows = store.rows(path).select(["image_id", "label", "prediction"]).sort_by("image_id")
-        right = rows["label"].to_numpy() == rows["prediction"].to_numpy()
-        if meta["partition"]["access"] == "white_box":
-            epsilon, step_size = meta["columns"]["epsilon"], meta["columns"]["step_size"]
-            divisor = _plain(round(epsilon / step_size, 6))
-            white_box.append((f"white_box/{meta['columns']['attack']}_div_{divisor}", float(right.mean()), round(255 * epsilon)))
-            continue
-        ids = rows["image_id"].to_numpy() if ids is None else ids
-        assert np.array_equal(ids, rows["image_id"].to_numpy()), "a study's evaluations are on the same images"
-        black_box["acc/clean" if meta["partition"]["access"] == "clean" else names[_attacked(meta)]] = right
-    result = [(name, float(right.mean()), 0) for name, right in black_box.items()]
-    # The worst of fewer attacks than the other networks met is not comparable with theirs.
-    if black_box.keys() == {"acc/clean", *names.values()}:
-        result.insert(0, (HEADLINE, float(np.logical_and.reduce(list(black_box.values())).mean()), 0))
-    return result + white_box
-
-
-def _plain(value: Any) -> str:
-    """1.0 -> '1': MLflow plots parameters that read as numbers on a numeric axis."""
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    return bool(_marker(store, study, destination(store, uri)).get("runs"))
 
 
 # --- MLflow ---
 
 
-def _client(store: Store, uri: str) -> Any:
-    """A client; under the lock, as its constructor makes and migrates the database."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    # A pooled connection would go on with a database that was deleted in the meantime.
-    os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+@contextmanager
+def _reaching(to: Destination) -> Iterator[None]:
+    """Turn the ways in which a server or a database can be away into a TrackingError of one line."""
+    os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    from mlflow import MlflowClient
+    from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-    database = database_path(store)
     try:
-        if uri == tracking_uri(store) and not database.exists():
-            # Made under another name: one whose creation was cut off would stay half migrated, and unusable, for ever.
-            for left in store.root.glob(f".{_DATABASE}.*"):
-                left.unlink()
-            temporary = database.with_name(f".{_DATABASE}.{uuid.uuid4().hex}.tmp")  # never twice: MLflow remembers what it made
+        yield
+    except (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError) as error:
+        # requests tells the cause last, SQLAlchemy first.
+        said = " ".join(str(error).split("(Caused by ")[-1].split("[SQL:")[0].split())
+        said = re.sub(r"^\w+\(\W*HTTPS?Connection\w*\(.*?\): ", "", said).strip(" )\"'")
+        away = isinstance(error, OSError) or to.is_server or "is locked" in said or "is full" in said
+        mend = "" if away or not to.own else "; delete the file, it is made again from the results"
+        raise TrackingError(f"MLflow cannot use '{to}': {said[:200]}{mend}") from error
+
+
+def _client(store: Store, to: Destination) -> Any:
+    """A client; under the lock, as its constructor makes and migrates a database."""
+    from mlflow import MlflowClient
+
+    database = to.file
+    if database and database.exists() and database.stat().st_size:
+        _check_database(database)
+    elif to.own:
+        database = database_path(store)
+        # Made under another name: one whose creation was cut off would stay half migrated, and unusable, for ever.
+        for left in database.parent.glob(f".{_DATABASE}.*"):
+            left.unlink()
+        temporary = database.with_name(f".{_DATABASE}.{uuid.uuid4().hex}.tmp")  # never twice: MLflow remembers what it made
+        try:
             MlflowClient(f"sqlite:///{temporary}")
-            for marker in (store.root / STUDIES).glob(".*.tracked"):
-                marker.unlink()  # they speak of the database that is gone
             os.replace(temporary, database)
-        return MlflowClient(uri)
-    except MlflowException as error:
-        raise HarnessError(f"MLflow cannot use '{uri}': {error}\n'{database}' may be deleted, the next sync writes it again.") from error
+        finally:
+            temporary.unlink(missing_ok=True)  # on a full disk
+    return MlflowClient(to.uri)
 
 
-def _experiment(client: Any, dataset: str, owner: Store | None) -> str:
+def _check_database(path: Path) -> None:
+    """Raise sqlite3.Error where it is locked or broken: SQLAlchemy would try ten times, for two minutes."""
+    with closing(sqlite3.connect(path, timeout=_BUSY_S)) as connection:
+        connection.execute("begin immediate")
+        (found,) = connection.execute("pragma quick_check(1)").fetchone()
+        connection.rollback()
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+
+
+def _experiment(client: Any, dataset: str, artifacts: str | None) -> str:
     """The id of the data set's experiment."""
     found = client.get_experiment_by_name(dataset)
     if found is None:
-        return str(client.create_experiment(dataset, artifact_root(owner) if owner else None))
+        return str(client.create_experiment(dataset, artifacts))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
 
 
-def _keep(client: Any, study: str, wanted: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+def _keep(client: Any, study: str, owner: str | None, wanted: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Delete the study's runs that are out of date, unfinished or double; the others: cell -> (experiment, run)."""
     kept: dict[str, tuple[str, str]] = {}
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    page: str | None = ""
-    found: list[Any] = []
-    while page is not None:
-        answer = client.search_runs(experiments, _filter(study), max_results=1000, page_token=page or None)
-        found, page = found + list(answer), answer.token or None
-    for run in found:
+    experiments = [experiment.experiment_id for experiment in _pages(lambda page: client.search_experiments(page_token=page))]
+    found = _pages(lambda page: client.search_runs(experiments, _filter(study, owner), max_results=1000, page_token=page))
+    for run in found if experiments else []:
         cell = run.data.tags.get("cell", "")
         if cell not in kept and wanted.get(cell) == run.data.tags.get("digest") and run.info.status == "FINISHED":
             kept[cell] = (run.info.experiment_id, run.info.run_id)
@@ -276,21 +241,40 @@ def _keep(client: Any, study: str, wanted: Mapping[str, str]) -> dict[str, tuple
     return kept
 
 
-def _filter(study: str) -> str:
+def _pages(call: Callable[[str | None], Any]) -> list[Any]:
+    """All items of an answer that MLflow gives page by page."""
+    answer = call(None)
+    found = list(answer)
+    while answer.token:
+        answer = call(answer.token)
+        found += answer
+    return found
+
+
+def _owner(store: Store, to: Destination) -> str | None:
+    """Whose runs to look at where others may keep studies of the same name: None in the results' own database."""
+    return None if to.own else store.identity()
+
+
+def _filter(study: str, owner: str | None) -> str:
     """The study's runs, in MLflow's search language."""
-    return f'tags.study = "{study}"'
+    return f'tags.study = "{study}"' + (f' and tags.owner = "{owner}"' if owner else "")
 
 
-def _view(study: str, names: Mapping[Attacked, str]) -> dict[str, Any]:
+def _view_name(study: str, owner: str | None) -> str:
+    return f"{study}-{owner[:8]}" if owner else study
+
+
+def _view(study: str, owner: str | None, names: Mapping[runs.Attacked, str]) -> dict[str, Any]:
     """The table of a study's runs, as MLflow keeps the views that its users share: in a tag of the experiment."""
     metrics = [HEADLINE, "acc/clean", *names.values()]
     return {
-        "searchFilter": _filter(study), "orderByKey": f"metrics.`{HEADLINE}`", "orderByAsc": False,
+        "searchFilter": _filter(study, owner), "orderByKey": f"metrics.`{HEADLINE}`", "orderByAsc": False,
         "selectedColumns": [*(f"metrics.`{name}`" for name in metrics), "params.`k`", "params.`n`"],
     }  # fmt: skip
 
 
-def _write(client: Any, experiment: str, run: _Run, tags: Mapping[str, str]) -> str:
+def _write(client: Any, experiment: str, run: runs.Run, tags: Mapping[str, str]) -> str:
     """Write one run and return its id. It counts as there once it is finished, which is said last."""
     from mlflow.entities import Metric, Param
 
@@ -305,38 +289,80 @@ def _write(client: Any, experiment: str, run: _Run, tags: Mapping[str, str]) -> 
 # --- files ---
 
 
+def state_folder(store: Store) -> Path:
+    """Where the results' own database lies, its lock, and the marks of what was sent: the root, where that is a local folder.
+
+    sqlite and flock need a local folder: for any other root it is one of this user's, named after the root.
+    """
+    root: Path | None = getattr(store, "local_root", store.root)
+    if root is not None:
+        return root.resolve()
+    named = os.environ.get("XDG_STATE_HOME", "")
+    state = Path(named) if os.path.isabs(named) else Path.home() / ".local" / "state"
+    return state / "harness" / digest(str(store.root))[:16]
+
+
 def database_path(store: Store) -> Path:
-    return store.root.resolve() / _DATABASE
+    return state_folder(store) / _DATABASE
 
 
 def artifact_root(store: Store) -> str:
     """Never written, but MLflow insists on a place and would take one in the current folder."""
-    return (store.root.resolve() / ".mlflow-artifacts").as_uri()
+    return (state_folder(store) / ".mlflow-artifacts").as_uri()
 
 
-def _marker_path(store: Store, study: str) -> Path:
-    return store.root / STUDIES / f".{study}.tracked"
+def _marker_path(store: Store, study: str, to: Destination) -> Path:
+    return state_folder(store) / STUDIES / (f".{study}.tracked" if to.own else f".{study}.{digest(to.uri)[:8]}.tracked")
 
 
-def _marker(store: Store, study: str) -> dict[str, Any]:
+def _marker(store: Store, study: str, to: Destination) -> dict[str, Any]:
     """What the last sync of the study left: digest of its cells, ids of experiments and runs; empty where there is none."""
     with suppress(OSError, ValueError):
-        marker: dict[str, Any] = json.loads(_marker_path(store, study).read_text())
+        marker: dict[str, Any] = json.loads(_marker_path(store, study, to).read_text())
         return marker
     return {}
 
 
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+def _mark(store: Store, study: str, to: Destination, marker: Mapping[str, Any]) -> None:
+    """Leave word of what was sent, for `links`, and of the database that has it."""
+    path = _marker_path(store, study, to)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = {"file": _file(database_path(store))} if to.own else {}
+    path.write_text(json.dumps({**marker, **file}))
+
+
+def _is_marked(store: Store, study: str, to: Destination, overall: str) -> bool:
+    """Whether the own database has all these runs. One that was deleted, replaced or cut off since is another file, or smaller."""
+    marker = _marker(store, study, to)
+    if marker.get("digest") != overall or not database_path(store).exists():
+        return False
+    (number, size), (left_number, left_size) = _file(database_path(store)), marker.get("file", (0, 0))
+    return number == left_number and size >= left_size
+
+
+def _file(path: Path) -> list[int]:
+    """Number and bytes of a file."""
+    found = path.stat()
+    return [found.st_ino, found.st_size]
 
 
 @contextmanager
 def _locked(store: Store) -> Iterator[None]:
     """One driver at a time: two that make the database at once break it."""
+    folder = state_folder(store)
     try:
-        file = (store.root / ".mlflow.lock").open("w")
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".mlflow.lock").open("w")
     except OSError as error:
-        raise HarnessError(f"the results folder '{store.root}' cannot be written: {error.strerror or error}") from error
+        raise TrackingError(f"the folder of MLflow's database, '{folder}', cannot be written: {error.strerror or error}") from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TrackingError(f"another process has kept '{folder / '.mlflow.lock'}' locked for {_LOCK_S} s") from None
+                time.sleep(0.05)
         yield

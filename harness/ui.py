@@ -17,23 +17,36 @@ from contextlib import contextmanager, suppress
 
 from harness.errors import HarnessError
 from harness.store import Store
-from harness.tracking import artifact_root, database_path, has_runs, links, tracking_uri
+from harness.tracking import artifact_root, destination, has_runs, links
 
 _START_TIMEOUT_S = 60
 
 
 def serve(
-    store: Store, port: int = 5000, host: str = "127.0.0.1", on_ready: Callable[[dict[str, dict[str, str]]], None] | None = None
+    store: Store,
+    port: int = 5000,
+    host: str = "127.0.0.1",
+    on_ready: Callable[[dict[str, dict[str, str]]], None] | None = None,
+    uri: str | None = None,
 ) -> None:
-    """Run MLflow's user interface until Ctrl-C; ``on_ready`` gets study -> `links` once it answers.
+    """Show the runs that were synced to ``uri`` (the results' own database unless given); ``on_ready`` gets study -> `links`.
 
-    It has no authentication: any host but the loopback shows the results to everyone who reaches it.
+    A database gets a user interface of its own until Ctrl-C; a server has one, so its links are all there is to do.
+    Ours has no authentication: any host but the loopback shows the results to everyone who reaches it.
     """
-    if not database_path(store).exists():
-        raise HarnessError(f"'{database_path(store)}' does not exist: `harness run STUDY` writes it, at once where the results are there")
+    to = destination(store, uri)
+    show = on_ready or (lambda links: None)
+    if to.is_server:
+        show(_links(store, to.uri, uri))
+        return
+    if to.own and not any(has_runs(store, study) for study in store.studies()):
+        raise HarnessError(f"'{to}' has no runs: `harness run STUDY` writes some, `harness track` where the results are there")
     _check_port(host, port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1", "--no-serve-artifacts"]
-    command += ["--backend-store-uri", tracking_uri(store), "--default-artifact-root", artifact_root(store)]
+    command += ["--backend-store-uri", to.uri, "--default-artifact-root", artifact_root(store)]
+    # MLflow's own list lets any name through that begins as a private address does, such as 10.example.org.
+    # Any port: there may be a tunnel in between.
+    command += ["--allowed-hosts", ",".join(f"{name}{port}" for name in ("127.0.0.1", "localhost", host) for port in ("", ":*"))]
     # With its job runners the server is 15 processes and takes five times as long to answer.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     base_url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
@@ -42,8 +55,7 @@ def serve(
         child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         try:
             _wait_for(f"{base_url}/health", child)
-            if on_ready:
-                on_ready({study: links(store, study, base_url) for study in store.studies() if has_runs(store, study)})
+            show(_links(store, base_url, uri))
             child.wait()
         except KeyboardInterrupt:
             return
@@ -51,6 +63,10 @@ def serve(
             _end(child)
         log.seek(0)
         raise HarnessError(f"MLflow's server ended by itself:\n{log.read().decode(errors='replace')[-2000:].strip()}")
+
+
+def _links(store: Store, base_url: str, uri: str | None) -> dict[str, dict[str, str]]:
+    return {study: links(store, study, base_url, uri) for study in store.studies() if has_runs(store, study, uri)}
 
 
 def _check_port(host: str, port: int) -> None:

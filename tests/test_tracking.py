@@ -61,7 +61,7 @@ def write(store: Store, cell: Cell) -> None:
 def client(store: Store) -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking.tracking_uri(store))
+    return MlflowClient(tracking.destination(store).uri)
 
 
 def runs(store: Store) -> dict[str, Any]:
@@ -106,6 +106,7 @@ def test_a_run_says_where_it_comes_from(store: Store) -> None:
     run = runs(store)["vib k=2.5 n=10"]
     tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
     assert len(tags.pop("digest")) == 64
+    assert tags.pop("owner") == store.identity()
     which = {"cell": VIB.key, "results": VIB.path.as_posix(), "dataset": "mini-digits"}
     assert tags == {"study": "mini", **which, "schema_version": str(SCHEMA_VERSION)}
     assert client(store).get_experiment(run.info.experiment_id).name == "mini-digits"

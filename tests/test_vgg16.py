@@ -1,7 +1,6 @@
 """VGG16: torchvision's function and weights, in less work on small images."""
 
 import copy
-import pickle
 
 import numpy as np
 import pytest
@@ -115,16 +114,3 @@ def test_no_weights_and_no_network_names_the_way_out(tmp_path, monkeypatch):
         vgg16.pretrained_digest(spec)
     with pytest.raises(HarnessError, match=r"no file 'nowhere'.*network.pretrained=false"):
         vgg16.pretrained_digest(NetworkSpec(architecture="vgg16", pretrained=True, weights="nowhere"))
-
-
-class Evil:
-    def __reduce__(self):
-        return (pytest.fail, ("a weights file was unpickled",))
-
-
-@pytest.mark.parametrize("name", ["evil.safetensors", "evil.pth"])
-def test_a_pickle_is_never_loaded(tmp_path, name):
-    (tmp_path / name).write_bytes(pickle.dumps({"features.0.weight": Evil()}))
-    spec = NetworkSpec(architecture="vgg16", pretrained=True, weights=str(tmp_path / name))
-    with pytest.raises(HarnessError, match=r"not a safetensors file|its sha256 differs"):
-        networks.build(spec, images(0, 8, 2, shape=(3, 32, 32)).pixels, 2, seed=0)
