@@ -59,7 +59,7 @@ class Run:
 
     def missing(self, cells: list[Cell]) -> list[Cell]:
         """The cells that are not done."""
-        return [cell for cell in cells if not self.store.is_done(cell)]
+        return self.store.missing(cells)
 
     def require(self, step: str, cells: list[Cell], of: str) -> None:
         """Raise HarnessError unless the cells that a step starts from are done."""

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 
 from harness.errors import HarnessError
 from harness.records import SCHEMA_VERSION, TABLES
-from harness.storage import Folder
+from harness.storage import CONNECTIONS, Folder, Info
 
 _META = b"harness"
 _ROOT_FILE = "harness.json"
@@ -135,6 +136,13 @@ class Store:
         tensors = None if artifact is None else self.folder.info(_tensors(cell.path))
         return meta["key"] == cell.key and (artifact is None or (tensors is not None and tensors.size == artifact["bytes"]))
 
+    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that are not done."""
+        if self.folder.local is not None:
+            return [cell for cell in cells if not self.is_done(cell)]
+        with ThreadPoolExecutor(CONNECTIONS) as threads:
+            return [cell for cell, done in zip(cells, threads.map(self.is_done, cells), strict=True) if not done]
+
     def write(
         self, cell: Cell, rows: Mapping[str, np.ndarray | list[Any]], tensors: Mapping[str, np.ndarray] | None = None, **facts: Any
     ) -> None:
@@ -209,7 +217,7 @@ class Store:
         with self._found(path):
             if (info := self.folder.info(path)) is None:
                 raise FileNotFoundError
-            return info.modified
+            return info.modified_ns / 1e9
 
     def _read(self, path: Path | str) -> bytes:
         with self._found(path):
@@ -278,7 +286,7 @@ class Store:
     def studies(self) -> dict[str, dict[str, Any]]:
         """Study name -> its record, the most recently recorded last."""
         found = {}
-        for path in sorted(self.folder.files(STUDIES, ".json"), key=lambda path: (self.modified(path), path.name)):
+        for path, _ in sorted(self.folder.files(STUDIES, ".json").items(), key=lambda item: (item[1].modified_ns, item[0])):
             try:
                 found[path.stem] = json.loads(self._read(path))
             except ValueError as error:
@@ -289,9 +297,9 @@ class Store:
 
     # --- checking ---
 
-    def files(self) -> list[Path]:
-        """All Parquet files of the tables, relative to the root."""
-        return [path for name in TABLES for path in self.folder.files(name, ".parquet")]
+    def files(self) -> dict[Path, Info]:
+        """All Parquet files of the tables, by their paths below the root."""
+        return {path: info for name in TABLES for path, info in self.folder.files(name, ".parquet").items()}
 
     def verify(self) -> Iterator[tuple[Path, Damage | None]]:
         """Read every file back with checksums: (path, None) when whole, else what is wrong with it."""
