@@ -68,7 +68,7 @@ class Run:
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """The cells that are not done."""
-        return [cell for cell in cells if not self.store.is_done(cell)]
+        return self.store.missing(cells)
 
     def todo(self, cells: Iterable[Cell]) -> list[Cell]:
         """The cells to be made."""

@@ -76,9 +76,9 @@ def _attacked(meta: Mapping[str, Any]) -> Attacked:
 
 def run(store: Store, network: Network, names: Mapping[Attacked, str]) -> Run:
     """One network's run: its training's curve, its accuracies, and what it was trained with."""
-    meta, path = network.meta, store.root / network.path
+    meta = network.meta
     rows = sorted(store.rows(network.path).to_pylist(), key=lambda row: row["epoch"])
-    ended = int(path.stat().st_mtime * 1000)
+    ended = int(store.modified(network.path) * 1000)
     now = started = ended - int(1000 * sum(row["epoch_s"] or 0 for row in rows))
     metrics: list[tuple[str, float | None, int, int]] = []
     # The headline before all others: MLflow's comparison starts with the metric that was written first.

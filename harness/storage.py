@@ -5,9 +5,10 @@ store because an upload is no object before it is completed.
 """
 
 import errno
+import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import pyarrow.fs
 from harness import locking
 from harness.errors import HarnessError, did_you_mean
 
+CONNECTIONS = 16  # requests at once, where each waits for an object store
 _OPTIONS = ("endpoint_override", "region", "scheme")
 # Attempts and seconds of silence: a check that something answers is told soon, work under way waits out a short outage.
 _HASTY, _PATIENT = (2, 5.0), (6, 30.0)
@@ -35,10 +37,10 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Info:
-    """Size in bytes, and when the file was written in seconds since the epoch."""
+    """Size in bytes, and when the file was written in nanoseconds since the epoch (object stores know whole seconds)."""
 
     size: int
-    modified: float
+    modified_ns: int
 
 
 @dataclass(frozen=True)
@@ -100,18 +102,39 @@ class Folder:
         """Of a file that is there; else None."""
         with self._told("read", path):
             found = self._files.get_file_info(self._address(path))
-        return Info(found.size, found.mtime_ns / 1e9) if found.is_file else None
+        return _info(found) if found.is_file else None
 
-    def files(self, folder: str, suffix: str) -> list[Path]:
-        """Paths of the files below a folder that end so, in order; hidden ones are not shown."""
+    def files(self, folder: str, suffix: str) -> dict[Path, Info]:
+        """The files below a folder that end so, in order of their paths; hidden ones are not shown."""
         if self.local is not None:
-            found = [path.relative_to(self.local) for path in (self.local / folder).rglob(f"*{suffix}")]
-        else:
-            start = len(self._address("")) + 1
-            with self._told("read", folder):
-                entries = self._files.get_file_info(pa.fs.FileSelector(self._address(folder), recursive=True, allow_not_found=True))
-            found = [Path(entry.path[start:]) for entry in entries if entry.is_file and entry.path.endswith(suffix)]
-        return sorted(path for path in found if not path.name.startswith("."))
+            found = [path.relative_to(self.local) for path in (self.local / folder).rglob(f"[!.]*{suffix}")]
+            return {path: info for path in sorted(found) if (info := self.info(path))}
+        start = len(self._address("")) + 1
+        with self._told("read", folder):
+            entries = self._files.get_file_info(pa.fs.FileSelector(self._address(folder), recursive=True, allow_not_found=True))
+        shown = {Path(e.path[start:]): _info(e) for e in entries if e.is_file and re.fullmatch(f"[^.].*{re.escape(suffix)}", e.base_name)}
+        return dict(sorted(shown.items()))
+
+    def copied(self, files: Mapping[Path, Info]) -> Path:
+        """A local folder where these files are at the same paths: this one, or one of copies.
+
+        Copies are kept in the user's cache folder and fetched again when the size or the second of writing differs.
+        """
+        if self.local is not None:
+            return self.local
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "harness")
+        root = cache / hashlib.sha256(str(self.place).encode()).hexdigest()[:16]
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        copies = Folder(root)
+
+        def copy(path: Path) -> None:
+            if copies.info(path) != files[path]:
+                copies.write(path, self.read(path))
+                os.utime(root / path, ns=(files[path].modified_ns,) * 2)
+
+        with ThreadPoolExecutor(CONNECTIONS) as threads:
+            list(threads.map(copy, files))
+        return root
 
     # --- writing ---
 
@@ -154,6 +177,10 @@ class Folder:
 
 
 _LOCAL = pa.fs.LocalFileSystem()
+
+
+def _info(found: pa.fs.FileInfo) -> Info:
+    return Info(found.size, found.mtime_ns)
 
 
 def _rename_into_place(path: Path, payload: bytes | pa.Buffer) -> None:

@@ -12,6 +12,7 @@ import os
 import platform
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from harness.errors import Failed, HarnessError
 from harness.records import SCHEMA_VERSION, TABLES
 from harness.seal import BLANK, is_whole, seal
-from harness.storage import Folder
+from harness.storage import CONNECTIONS, Folder, Info
 
 _META = b"harness"
 _ROOT_FILE = "harness.json"
@@ -142,6 +143,14 @@ class Store:
         tensors = None if artifact is None else self.folder.info(tensors_path(cell.path))
         return meta["key"] == cell.key and (artifact is None or (tensors is not None and tensors.size == artifact["bytes"]))
 
+    def missing(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Those that are not done."""
+        cells = list(cells)
+        if self.folder.local is not None:
+            return [cell for cell in cells if not self.is_done(cell)]
+        with ThreadPoolExecutor(CONNECTIONS) as threads:
+            return [cell for cell, done in zip(cells, threads.map(self.is_done, cells), strict=True) if not done]
+
     def write(
         self, cell: Cell, rows: Mapping[str, np.ndarray | list[Any]], tensors: Mapping[str, np.ndarray] | None = None, **facts: Any
     ) -> None:
@@ -247,7 +256,7 @@ class Store:
         with self._found(path):
             if (info := self.folder.info(path)) is None:
                 raise FileNotFoundError
-            return info.modified
+            return info.modified_ns / 1e9
 
     def _read(self, path: Path | str) -> bytes:
         with self._found(path):
@@ -339,7 +348,8 @@ class Store:
 
     def studies(self) -> dict[str, dict[str, Any]]:
         """Study name -> its record, the most recently recorded last."""
-        return {path.stem: self._record(path) for path in sorted(self.records(), key=lambda path: (self.modified(path), path.name))}
+        records = self.folder.files(STUDIES, ".json")
+        return {path.stem: self._record(path) for path in sorted(records, key=lambda path: (records[path].modified_ns, path))}
 
     def _record(self, path: Path) -> dict[str, Any]:
         try:
@@ -351,17 +361,17 @@ class Store:
 
     # --- all files ---
 
-    def files(self) -> list[Path]:
-        """All Parquet files of the tables, relative to the root."""
-        return [path for name in TABLES for path in self.folder.files(name, ".parquet")]
+    def files(self) -> dict[Path, Info]:
+        """All Parquet files of the tables, by their paths below the root."""
+        return {path: info for name in TABLES for path, info in self.folder.files(name, ".parquet").items()}
 
     def checkpoints(self) -> list[Path]:
         """Checkpoints of trainings, relative to the root."""
-        return self.folder.files("training", ".checkpoint")
+        return list(self.folder.files("training", ".checkpoint"))
 
     def records(self) -> list[Path]:
         """What says which cells each study consists of, relative to the root."""
-        return self.folder.files(STUDIES, ".json")
+        return list(self.folder.files(STUDIES, ".json"))
 
     def check(self, path: Path) -> None:
         """Read a file of the store back; `Damaged` where a byte of it, or of the tensors beside it, is not what was written.

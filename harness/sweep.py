@@ -95,7 +95,8 @@ class Rank:
         else:
             self._training.start()
         self._agree()
-        self._finish()
+        if self.done():
+            self._finish()
 
     def _agree(self) -> None:
         """Raise RuntimeError, for Tune to try again, where a shared folder showed the ranks different checkpoints."""

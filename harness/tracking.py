@@ -100,8 +100,9 @@ def sync(store: Store, study: str, uri: str | None = None, progress: Callable[[i
     """
     to, record = destination(store, uri), store.studies()
     if study not in record:
-        raise HarnessError(f"no study '{study}' in '{store.root}'{did_you_mean(study, record)}")
-    entries = [e for e in record[study]["cells"] if e["table"] in ("training", "evaluation") and (store.root / e["path"]).exists()]
+        raise HarnessError(f"no study '{study}' in '{store.folder}'{did_you_mean(study, record)}")
+    present = {path.as_posix() for path in store.files()}
+    entries = [e for e in record[study]["cells"] if e["table"] in ("training", "evaluation") and e["path"] in present]
     overall = digest(CONTENT_VERSION, to.uri, sorted(entry["key"] for entry in entries))
     # Only what lies beside the results is known to be as it was left: a server is asked each time.
     if to.own and _is_marked(store, study, to, overall):
@@ -294,12 +295,11 @@ def state_folder(store: Store) -> Path:
 
     sqlite and flock need a local folder: for any other root it is one of this user's, named after the root.
     """
-    root: Path | None = getattr(store, "local_root", store.root)
-    if root is not None:
-        return root.resolve()
+    if store.local_root is not None:
+        return store.local_root.resolve()
     named = os.environ.get("XDG_STATE_HOME", "")
     state = Path(named) if os.path.isabs(named) else Path.home() / ".local" / "state"
-    return state / "harness" / digest(str(store.root))[:16]
+    return state / "harness" / digest(str(store.folder))[:16]
 
 
 def database_path(store: Store) -> Path:

@@ -5,7 +5,7 @@ copy of the results folder, without a network, an image or an accelerator.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,11 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
         raise HarnessError(f"no study '{study}' in '{store.folder}'{did_you_mean(study, records)}")
     chosen = {name: record for name, record in records.items() if study in (None, name)}
     studies = {name: _study(name, record) for name, record in chosen.items()}
-    root = store.root.resolve()
-    cells = [_cell_row(root, name, cell) for name, record in chosen.items() for cell in {c["key"]: c for c in record["cells"]}.values()]
-    cells += [_cell_row(root, None, cell) for cell in _cells_of_no_study(store)]
+    present = store.files()
+    cells = [_cell_row(present, name, cell) for name, record in chosen.items() for cell in {c["key"]: c for c in record["cells"]}.values()]
+    cells += [_cell_row(present, None, cell) for cell in _cells_of_no_study(present)]
+    # DuckDB reads local files many times over: those of an object store are copied, once and for the next command too.
+    root = store.folder.copied({path: present[path] for cell in cells if (path := Path(cell["path"])) in present}).resolve()
     failures = store.failures(cell["path"] for cell in cells if not cell["done"])
     cells = [{**cell, **{name: failures.get(cell["path"], {}).get(name) for name in ("title", "reason", "waits")}} for cell in cells]
     connection = duckdb.connect()
@@ -109,17 +111,17 @@ def _study_row(name: str, study: spec.Study) -> Row:
     }  # fmt: skip
 
 
-def _cells_of_no_study(store: Store) -> Iterable[Row]:
+def _cells_of_no_study(present: Iterable[Path]) -> Iterable[Row]:
     """The files of tables that belong to no study: all of them count."""
-    for path in store.files():
+    for path in present:
         if not TABLES[path.parts[0]].of_studies:
             yield {"key": path.stem, "table": path.parts[0], "path": path.as_posix()}
 
 
-def _cell_row(root: Path, study: str | None, cell: Row) -> Row:
+def _cell_row(present: Container[Path], study: str | None, cell: Row) -> Row:
     """A cell of a manifest, with the hive folders of its path: those above the results root are not ours to read."""
     folders = dict(part.split("=", 1) for part in Path(cell["path"]).parts if "=" in part)
-    return {"study": study, **cell, "done": (root / cell["path"]).is_file(), **{name: folders.get(name) for name in _PARTITIONS}}
+    return {"study": study, **cell, "done": Path(cell["path"]) in present, **{name: folders.get(name) for name in _PARTITIONS}}
 
 
 def _planned(name: str, study: spec.Study) -> Iterable[Row]:

@@ -12,6 +12,8 @@ import torch
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Credentials of no one, set before Ray starts its workers: no test can reach an account of yours.
+os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
 DATA = os.environ.get("HARNESS_DATA")
 
 
@@ -55,6 +57,17 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[Any]:
+    """An S3 server on loopback with one bucket."""
+    pytest.importorskip("moto", reason="moto is not installed: pip install 'harness[dev]'")
+    from object_store import ObjectStore
+
+    server = ObjectStore()
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def tiny() -> dict[str, Any]:
     """A study that runs through all steps in seconds: 120 training and 40 test digits."""
@@ -88,7 +101,7 @@ class Silence:
         pass
 
 
-def run_study(data: dict[str, Any], results: Path, **changes: Any) -> Any:
+def run_study(data: dict[str, Any], results: Path | str, **changes: Any) -> Any:
     """Run all steps of a study given as plain data; the finished Run."""
     from harness import pipeline, spec
     from harness.store import Store
@@ -98,16 +111,15 @@ def run_study(data: dict[str, Any], results: Path, **changes: Any) -> Any:
     return run
 
 
-def snapshot(results: Path) -> dict[str, dict[str, list[Any]]]:
+def snapshot(results: Path | str) -> dict[str, dict[str, list[Any]]]:
     """Every cell's measured values by path, without what is a matter of time and place."""
-    import pyarrow.parquet as pq
-
     from harness.records import TABLES
+    from harness.store import Store
 
-    found = {}
-    for path in sorted(results.rglob("*.parquet")):
-        table, name = pq.ParquetFile(path).read(), str(path.relative_to(results))
-        found[name] = {column: table[column].to_pylist() for column in TABLES[name.split("/")[0]].measured}
+    found, store = {}, Store(results)
+    for path in store.files():
+        table = store.rows(path)
+        found[str(path)] = {column: table[column].to_pylist() for column in TABLES[path.parts[0]].measured}
     return found
 
 
