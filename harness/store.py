@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -136,10 +136,11 @@ class Store:
         tensors = None if artifact is None else self.folder.info(_tensors(cell.path))
         return meta["key"] == cell.key and (artifact is None or (tensors is not None and tensors.size == artifact["bytes"]))
 
-    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+    def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """Those that are not done."""
         if self.folder.local is not None:
             return [cell for cell in cells if not self.is_done(cell)]
+        cells = list(cells)
         with ThreadPoolExecutor(CONNECTIONS) as threads:
             return [cell for cell, done in zip(cells, threads.map(self.is_done, cells), strict=True) if not done]
 
