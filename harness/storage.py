@@ -113,7 +113,8 @@ class Folder:
         with self._told("read", folder):
             entries = self._files.get_file_info(pa.fs.FileSelector(self._address(folder), recursive=True, allow_not_found=True))
         shown = {Path(e.path[start:]): _info(e) for e in entries if e.is_file and re.fullmatch(f"[^.].*{re.escape(suffix)}", e.base_name)}
-        return dict(sorted(shown.items()))
+        # An object may be called anything: '..' would lead a copy out of its folder.
+        return {path: shown[path] for path in sorted(shown) if ".." not in path.parts}
 
     def copied(self, files: Mapping[Path, Info]) -> Path:
         """A local folder where these files are at the same paths: this one, or one of copies.
@@ -129,8 +130,9 @@ class Folder:
 
         def copy(path: Path) -> None:
             if copies.info(path) != files[path]:
-                copies.write(path, self.read(path))
-                os.utime(root / path, ns=(files[path].modified_ns,) * 2)
+                with suppress(FileNotFoundError):  # gone since it was listed: whoever reads the copies says so
+                    copies.write(path, self.read(path))
+                    os.utime(root / path, ns=(files[path].modified_ns,) * 2)
 
         with ThreadPoolExecutor(CONNECTIONS) as threads:
             list(threads.map(copy, files))

@@ -95,8 +95,7 @@ class Rank:
         else:
             self._training.start()
         self._agree()
-        if self.done():
-            self._finish()
+        self._finish()
 
     def _agree(self) -> None:
         """Raise RuntimeError, for Tune to try again, where a shared folder showed the ranks different checkpoints."""

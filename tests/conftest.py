@@ -70,6 +70,11 @@ def object_store() -> Iterator[Any]:
 
 @pytest.fixture
 def tiny() -> dict[str, Any]:
+    """See ``tiny_study``."""
+    return tiny_study()
+
+
+def tiny_study() -> dict[str, Any]:
     """A study that runs through all steps in seconds: 120 training and 40 test digits."""
     return {
         "name": "tiny",

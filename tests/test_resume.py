@@ -8,18 +8,16 @@ import time
 
 import pytest
 import yaml
-from conftest import snapshot
+from conftest import snapshot, tiny_study
 
 LAST_CELL = 28  # of the tiny study
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    from conftest import tiny as fixture
-
     folder = tmp_path_factory.mktemp("undisturbed")
     study = folder / "tiny.yaml"
-    study.write_text(yaml.safe_dump(fixture.__wrapped__() if hasattr(fixture, "__wrapped__") else fixture.__pytest_wrapped__.obj()))
+    study.write_text(yaml.safe_dump(tiny_study()))
     assert start(study, folder / "results").wait() == 0
     return study, snapshot(folder / "results")
 
