@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,11 +82,9 @@ class Cluster:
 
     def __enter__(self) -> "Cluster":
         self.place.mkdir(parents=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
-        port = self.address.rpartition(":")[2]
-        services = ["--ray-client-server-port=0", "--include-dashboard=false", f"--temp-dir={self.place / 'ray'}"]
+        port, clients = _free_ports(2)
+        self.address = f"127.0.0.1:{port}"
+        services = [f"--ray-client-server-port={clients}", "--include-dashboard=false", f"--temp-dir={self.place / 'ray'}"]
         self.head = self._start("head", "--head", f"--port={port}", *services)
         self.second = self._join()
         return self
@@ -114,6 +113,14 @@ class Cluster:
                 raise Hang(f"the {name} node did not start:\n{(self.place / f'{name}.log').read_text()[-2000:]}")
             time.sleep(0.2)
         return Node(started)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 @dataclass(frozen=True)
