@@ -1,10 +1,12 @@
 """The command line: thin words over the pipeline, the report and the tracker."""
 
+import errno
 import functools
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +119,11 @@ def _run(
     def waiting(words: str) -> None:
         console.print(words, highlight=False, markup=False, soft_wrap=True)
 
-    with locking.only_driver(store.root, study.name, waiting), Display(console) as display:
+    with _room(results), locking.only_driver(store.root, study.name, waiting), Display(console) as display:
         locking.remove_abandoned(store.root)
         prepared = pipeline.prepare(study, store, data, display)
         # MLflow's import and its database take seconds: made while the study runs.
-        warming = threading.Thread(target=tracking.warm_up, args=(store,), daemon=True)
+        warming = threading.Thread(target=_warm_up, args=(store,), daemon=True)
         if pipeline.unfinished(prepared, steps):
             warming.start()
         made = pipeline.run_steps(prepared, steps)
@@ -138,6 +140,39 @@ def _run(
             f"  harness verify{where}                    read every file back with checksums",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
+
+
+@contextmanager
+def _room(results: Path) -> Iterator[None]:
+    """Tell of a full disk in our words, whoever met it: Tune, MLflow and others write there, too."""
+    try:
+        yield
+    except Exception as error:
+        reasons = [reason for cause in _causes(error) if (reason := _no_space(cause))]
+        if isinstance(error, HarnessError) or not reasons:
+            raise
+        raise HarnessError(
+            f"'{results}' cannot be written: {reasons[-1]}. What is finished stays: make room, and run the same command again"
+        ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _no_space(error: BaseException) -> str | None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return os.strerror(error.errno)
+    return os.strerror(errno.ENOSPC) if "database or disk is full" in str(error) else None  # SQLite's words
+
+
+def _warm_up(store: Any) -> None:
+    from harness import tracking
+
+    with suppress(Exception):  # what is wrong is told when the runs are written
+        tracking.warm_up(store)
 
 
 @main.command()

@@ -24,7 +24,7 @@ def main() -> int:
     )
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--short", action="store_true", help="one round of few faults, which needs no root")
-    options.add_argument("--kind", action="append", choices=KINDS, help="one round of these kinds alone, in this order")
+    options.add_argument("--kind", action="append", metavar="KIND[@STEP]", help="one round of these kinds alone, in this order")
     options.add_argument("--only", type=int, default=None, help="play this round alone")
     options.add_argument("--table", type=Path, default=None, help="write the table as CSV")
     options.add_argument("--reference", type=Path, default=None, help="results of an undisturbed run that is there already")
@@ -67,7 +67,9 @@ def main() -> int:
 
 def _rounds(chosen: argparse.Namespace) -> Iterable[series.Round]:
     if chosen.kind:
-        return [series.Round(tuple((name, KINDS[name].steps) for name in chosen.kind), "node killed" in chosen.kind)]
+        named = [kind.partition("@") for kind in chosen.kind]
+        faults = tuple((name, (step,) if step else KINDS[name].steps) for name, _, step in named)
+        return [series.Round(faults, any(name == "node killed" for name, _ in faults))]
     return [series.SHORT] if chosen.short else series.rounds(chosen.seed)
 
 

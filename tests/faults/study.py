@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -79,6 +80,7 @@ class Cluster:
     head: Node = field(init=False)
     second: Node = field(init=False)
     address: str = field(init=False)
+    token: dict[str, str] = field(default_factory=lambda: {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
 
     def __enter__(self) -> "Cluster":
         self.place.mkdir(parents=True)
@@ -105,7 +107,7 @@ class Cluster:
         log = (self.place / f"{name}.log").open("ab")
         common = ["--node-ip-address=127.0.0.1", "--num-cpus=2", "--object-store-memory=150000000", "--disable-usage-stats", "--block"]
         command = [str(Path(sys.executable).with_name("ray")), "start", *options, *common]
-        environment = {**os.environ, "RAY_ADDRESS": ""}
+        environment = {**os.environ, "RAY_ADDRESS": "", **self.token}
         started = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
         end = time.monotonic() + PATIENCE_S
         while b"Ray runtime started" not in (self.place / f"{name}.log").read_bytes().rpartition(b"Local node IP")[2]:
@@ -209,7 +211,9 @@ class Run:
         self.results.mkdir(parents=True, exist_ok=True)
         self._watch()
         log = self.place / f"driver-{self._count}.log"
-        environment = {**os.environ, "RAY_ADDRESS": self.cluster.address if self.cluster else "local", "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "RAY_ADDRESS": "local", "PYTHONUNBUFFERED": "1"}
+        if self.cluster:
+            environment |= {"RAY_ADDRESS": self.cluster.address, **self.cluster.token}
         environment["RAY_TMPDIR"] = str(self.place / "ray")
         if self.clock:
             environment |= {"LD_PRELOAD": str(self.clock), "FAULTS_CLOCK": str(self.place / "clock")}
