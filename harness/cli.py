@@ -1,11 +1,13 @@
 """The command line: thin words over the pipeline, the report and the tracker."""
 
+import errno
 import functools
 import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,17 +129,15 @@ def _run(
         overrides = (*overrides, f"compute.workers={workers}")
     study = spec.load(name, overrides)
     console = Console(file=sys.stdout)
-    store = Store(results).open()
+    store = Store(results)
     tracking.destination(store, uri)  # a mistake in it is told before any work
+    store.open()
 
     def waiting(words: str) -> None:
         console.print(words, highlight=False, markup=False, soft_wrap=True)
 
-    with locking.only_driver(store.local_root, study.name, waiting), Display(console) as display:
-        locking.remove_abandoned(store.local_root)
-        prepared = pipeline.prepare(study, store, data, display)
-        # MLflow's import and its database take seconds: made while the study runs.
-        warming = threading.Thread(target=tracking.warm_up, args=(store, uri), daemon=True)
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
         if pipeline.unfinished(prepared, steps):
             warming.start()
         made = pipeline.run_steps(prepared, steps)
@@ -185,6 +185,32 @@ def _track(store: Any, study: str, results: str, uri: str | None) -> tuple[int, 
         typed = uri and context.get_parameter_source("uri") is not click.core.ParameterSource.ENVIRONMENT
         options = (f" --results {shlex.quote(results)}" if results != DEFAULT_RESULTS else "") + (f" --tracking-uri {uri}" if typed else "")
         return 0, f"{error}. No result is lost; later, send the runs with: harness track {study}{options}"
+
+
+@contextmanager
+def _room(results: str) -> Iterator[None]:
+    """Tell of a full disk in our words, whoever met it: Tune, MLflow and others write there, too."""
+    try:
+        yield
+    except Exception as error:
+        reasons = [reason for cause in _causes(error) if (reason := _no_space(cause))]
+        if isinstance(error, HarnessError) or not reasons:
+            raise
+        raise HarnessError(
+            f"'{results}' cannot be written: {reasons[-1]}. What is finished stays: make room, and run the same command again"
+        ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _no_space(error: BaseException) -> str | None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return os.strerror(error.errno)
+    return os.strerror(errno.ENOSPC) if "database or disk is full" in str(error) else None  # SQLite's words
 
 
 @main.command()

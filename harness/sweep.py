@@ -267,7 +267,7 @@ def _trial_class() -> type:
             else:
                 self._alone = None
                 self._gather(spec.workers, spec.threads)
-            self._open(config)
+            self.reset_config(config)
 
         def _gather(self, world: int, threads: int) -> None:
             group, actor = ray.util.get_current_placement_group(), ray.remote(Rank)
@@ -302,29 +302,25 @@ def _trial_class() -> type:
             found: list[Any] = ray.get(calls)
             return found
 
-        def _open(self, config: dict[str, Any]) -> None:
-            self._failure: str | None = None
-            network = self._pending[config["position"]]
-            # A rank may have died between writing the cell and saying so; another study's driver may have been faster.
-            self._made = self._store.read(network.cell).to_pylist() if self._store.is_done(network.cell) else None
-            if self._made is not None:
-                self._store.drop_checkpoint(network.cell)
-                return
-            try:
-                self._all("open", network)
-            except (HarnessError, ray.exceptions.RayTaskError) as error:
-                self._failure = self._reason(error)
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            """Take the next cell. Its files are left alone until the first step: Tune sets up actors that it then drops for others."""
+            self._network, self._opened = self._pending[new_config["position"]], False
+            return True
 
         def step(self) -> dict[str, Any]:
-            if self._made is not None:
-                return {**self._made[-1], "done": True}
-            if self._failure is None:
-                try:
-                    row: dict[str, Any] = self._all("epoch")
-                    return row
-                except (HarnessError, ray.exceptions.RayTaskError) as error:
-                    self._failure = self._reason(error)
-            return {"failure": self._failure, "done": True}
+            """An epoch; the first step opens the cell."""
+            try:
+                # A rank may have died between writing the cell and saying so; another study's driver may have been faster.
+                if self._store.is_done(self._network.cell):
+                    self._store.drop_checkpoint(self._network.cell)
+                    return {**self._store.read(self._network.cell).to_pylist()[-1], "done": True}
+                if not self._opened:
+                    self._all("open", self._network)
+                    self._opened = True
+                row: dict[str, Any] = self._all("epoch")
+                return row
+            except (HarnessError, ray.exceptions.RayTaskError) as error:
+                return {"failure": self._reason(error), "done": True}
 
         @staticmethod
         def _reason(error: Exception) -> str:
@@ -333,10 +329,6 @@ def _trial_class() -> type:
             if not isinstance(cause, HarnessError):
                 raise error
             return str(cause)
-
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self._open(new_config)
-            return True
 
         def cleanup(self) -> None:
             for rank in self._ranks:

@@ -6,11 +6,12 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from faults import series
 from faults.kinds import KINDS
-from faults.study import Command, Fault
+from faults.study import Command, Fault, Reference
 
 _TIMES = 3
 
@@ -23,8 +24,10 @@ def main() -> int:
     )
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--short", action="store_true", help="one round of few faults, which needs no root")
+    options.add_argument("--kind", action="append", metavar="KIND[@STEP]", help="one round of these kinds alone, in this order")
     options.add_argument("--only", type=int, default=None, help="play this round alone")
     options.add_argument("--table", type=Path, default=None, help="write the table as CSV")
+    options.add_argument("--reference", type=Path, default=None, help="results of an undisturbed run that is there already")
     options.add_argument("--keep", type=Path, default=None, help="keep logs and results of the undisturbed run in this new folder")
     chosen = options.parse_args()
     series.start()
@@ -38,9 +41,11 @@ def main() -> int:
     command = Command(chosen.study, ("--workers", "2", "--set", "base.workers=2"))
     faults: list[Fault] = []
     try:
-        reference = series.undisturbed(command, place / "undisturbed")
+        if chosen.reference is None:
+            series.undisturbed(command, place / "undisturbed")
+        reference = Reference.of(chosen.reference or place / "undisturbed" / "results")
         say(f"undisturbed: {len(reference.cells)} cells")
-        for index, round_ in enumerate([series.SHORT] if chosen.short else series.rounds(chosen.seed)):
+        for index, round_ in enumerate(_rounds(chosen)):
             enough = all(row["times"] >= _TIMES for row in series.summary(faults)) and len(series.summary(faults)) == len(KINDS)
             if index >= chosen.rounds and (enough or chosen.only is not None or index >= 2 * chosen.rounds):
                 break
@@ -58,6 +63,14 @@ def main() -> int:
     if chosen.table:
         series.write(rows, chosen.table)
     return 0
+
+
+def _rounds(chosen: argparse.Namespace) -> Iterable[series.Round]:
+    if chosen.kind:
+        named = [kind.partition("@") for kind in chosen.kind]
+        faults = tuple((name, (step,) if step else KINDS[name].steps) for name, _, step in named)
+        return [series.Round(faults, any(name == "node killed" for name, _ in faults))]
+    return [series.SHORT] if chosen.short else series.rounds(chosen.seed)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 import json
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,14 +80,13 @@ class Cluster:
     head: Node = field(init=False)
     second: Node = field(init=False)
     address: str = field(init=False)
+    token: dict[str, str] = field(default_factory=lambda: {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
 
     def __enter__(self) -> "Cluster":
         self.place.mkdir(parents=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
-        port = self.address.rpartition(":")[2]
-        services = ["--ray-client-server-port=0", "--include-dashboard=false", f"--temp-dir={self.place / 'ray'}"]
+        port, clients = _free_ports(2)
+        self.address = f"127.0.0.1:{port}"
+        services = [f"--ray-client-server-port={clients}", "--include-dashboard=false", f"--temp-dir={self.place / 'ray'}"]
         self.head = self._start("head", "--head", f"--port={port}", *services)
         self.second = self._join()
         return self
@@ -106,7 +107,7 @@ class Cluster:
         log = (self.place / f"{name}.log").open("ab")
         common = ["--node-ip-address=127.0.0.1", "--num-cpus=2", "--object-store-memory=150000000", "--disable-usage-stats", "--block"]
         command = [str(Path(sys.executable).with_name("ray")), "start", *options, *common]
-        environment = {**os.environ, "RAY_ADDRESS": ""}
+        environment = {**os.environ, "RAY_ADDRESS": "", **self.token}
         started = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
         end = time.monotonic() + PATIENCE_S
         while b"Ray runtime started" not in (self.place / f"{name}.log").read_bytes().rpartition(b"Local node IP")[2]:
@@ -114,6 +115,14 @@ class Cluster:
                 raise Hang(f"the {name} node did not start:\n{(self.place / f'{name}.log').read_text()[-2000:]}")
             time.sleep(0.2)
         return Node(started)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 @dataclass(frozen=True)
@@ -202,7 +211,9 @@ class Run:
         self.results.mkdir(parents=True, exist_ok=True)
         self._watch()
         log = self.place / f"driver-{self._count}.log"
-        environment = {**os.environ, "RAY_ADDRESS": self.cluster.address if self.cluster else "local", "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "RAY_ADDRESS": "local", "PYTHONUNBUFFERED": "1"}
+        if self.cluster:
+            environment |= {"RAY_ADDRESS": self.cluster.address, **self.cluster.token}
         environment["RAY_TMPDIR"] = str(self.place / "ray")
         if self.clock:
             environment |= {"LD_PRELOAD": str(self.clock), "FAULTS_CLOCK": str(self.place / "clock")}
