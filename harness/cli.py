@@ -133,7 +133,7 @@ def _run(
         if pipeline.unfinished(prepared, steps):
             warming.start()
         made = pipeline.run_steps(prepared, steps)
-        tracked, away = _track(store, study.name, results, uri)
+        tracked, away = _track(store, study.name, results, uri, display)
     console.print(f"{made} cells made, {tracked} MLflow runs written; results in '{results}'", highlight=False)
     if away:
         console.print(away, highlight=False, markup=False, soft_wrap=True)
@@ -150,12 +150,20 @@ def _run(
         )  # fmt: skip
 
 
-def _track(store: Any, study: str, results: Path, uri: str | None) -> tuple[int, str]:
+def _track(store: Any, study: str, results: Path, uri: str | None, display: Any) -> tuple[int, str]:
     """Sync the study: the runs written, and words on what to type where MLflow is away, which is no failure of the study."""
     from harness import tracking
 
+    def progress(done: int, total: int) -> None:
+        if done == 0:
+            display.begin("mlflow", total, "runs", 0)
+        else:
+            display.advance("mlflow")
+        if done == total:
+            display.end("mlflow")
+
     try:
-        return tracking.sync(store, study, uri), ""
+        return tracking.sync(store, study, uri, progress), ""
     except tracking.TrackingError as error:
         context = click.get_current_context()
         typed = uri and context.get_parameter_source("uri") is not click.core.ParameterSource.ENVIRONMENT
