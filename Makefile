@@ -1,5 +1,6 @@
 # make run   the quick study, from nothing to its tables
 # make test  the tests
+# make load  500 tiny cells, then a bound of 200,000 images: time and memory (half an hour)
 # make check lint, types and import directions
 # make faults a study through fifty faults and more, half an hour; Linux, root, a C compiler
 PYTHON ?= python3
@@ -9,12 +10,16 @@ BIN    := $(VENV)/bin
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STUDY  ?= quick
 
-.PHONY: run test check faults install clean
+.PHONY: run test load check faults install clean
 run: install
 	$(BIN)/harness run $(STUDY)
 
 test: install
 	$(BIN)/python -m pytest
+
+load: install
+	$(BIN)/python tests/load/cells.py
+	$(BIN)/python tests/load/bound.py
 
 check: install
 	$(BIN)/ruff check .

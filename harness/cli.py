@@ -136,12 +136,15 @@ def _run(
     def waiting(words: str) -> None:
         console.print(words, highlight=False, markup=False, soft_wrap=True)
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+    with _room(results), locking.only_driver(store.local_root, study.name, waiting), Display(console) as display:
+        locking.remove_abandoned(store.local_root)
+        prepared = pipeline.prepare(study, store, data, display)
+        # MLflow's import and its database take seconds: made while the study runs.
+        warming = threading.Thread(target=tracking.warm_up, args=(store, uri), daemon=True)
         if pipeline.unfinished(prepared, steps):
             warming.start()
         made = pipeline.run_steps(prepared, steps)
-        tracked, away = _track(store, study.name, results, uri)
+        tracked, away = _track(store, study.name, results, uri, display)
     console.print(f"{made} cells made, {tracked} MLflow runs written; results in '{results}'", highlight=False)
     if away:
         console.print(away, highlight=False, markup=False, soft_wrap=True)
@@ -174,12 +177,20 @@ def _tell_failures(failed: Mapping[str, Failed]) -> None:
     Console(stderr=True, soft_wrap=True).print("\n".join([f"[bold red]{head}[/]", *map(_plain, shown)]), highlight=False)
 
 
-def _track(store: Any, study: str, results: str, uri: str | None) -> tuple[int, str]:
+def _track(store: Any, study: str, results: str, uri: str | None, display: Any) -> tuple[int, str]:
     """Sync the study: the runs written, and words on what to type where MLflow is away, which is no failure of the study."""
     from harness import tracking
 
+    def progress(done: int, total: int) -> None:
+        if done == 0:
+            display.begin("mlflow", total, "runs", 0)
+        else:
+            display.advance("mlflow")
+        if done == total:
+            display.end("mlflow")
+
     try:
-        return tracking.sync(store, study, uri), ""
+        return tracking.sync(store, study, uri, progress), ""
     except tracking.TrackingError as error:
         context = click.get_current_context()
         typed = uri and context.get_parameter_source("uri") is not click.core.ParameterSource.ENVIRONMENT

@@ -6,7 +6,9 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
+_BESIDE_BAR = 80  # columns: a step's name, 15 digits and their unit, two times, and a note of 20 letters
 _LINE_EVERY_S = 15.0  # where the output is no terminal, e.g. a log file
 
 
@@ -15,10 +17,12 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        # The note has what the others leave, and is cut off there: the numbers count.
+        note = TextColumn("{task.fields[note]}", "dim", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         self._bars = Progress(
-            TextColumn("{task.description:<12}"), BarColumn(30), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(compact=True), TextColumn("[dim]{task.fields[note]}"),
-            console=console, disable=not console.is_terminal,
+            TextColumn("{task.description:<12}"), BarColumn(min(30, max(5, console.width - _BESIDE_BAR))), MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"), TimeElapsedColumn(), TimeRemainingColumn(compact=True), note,
+            console=console, disable=not console.is_terminal, expand=True,
         )  # fmt: skip
         self._tasks: dict[str, tuple[TaskID, float]] = {}
         self._last_line = time.monotonic()
@@ -38,7 +42,7 @@ class Display:
             time.monotonic(),
         )
         if not self._console.is_terminal:
-            self._console.print(f"{step:<12} {f'{total} {unit} to do' if total else 'nothing to do'}{f', {note}' if note else ''}")
+            self._line(f"{step:<12} {f'{total} {unit} to do' if total else 'nothing to do'}{f', {note}' if note else ''}")
 
     def advance(self, step: str, amount: int = 1, note: str = "") -> None:
         """Some of the step's work is done."""
@@ -47,7 +51,7 @@ class Display:
         self._bars.update(task, advance=amount, note=note or bar.fields["note"])
         if not self._console.is_terminal and time.monotonic() - self._last_line > _LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self._console.print(f"{step:<12} {bar.completed:.0f} of {bar.total:.0f} {bar.fields['unit']} {note}")
+            self._line(f"{step:<12} {bar.completed:.0f} of {bar.total:.0f} {bar.fields['unit']} {note}")
 
     def end(self, step: str) -> None:
         """The step's cells are all written."""
@@ -55,4 +59,7 @@ class Display:
         worked = self._bars.tasks[task].completed > 0 and time.monotonic() - began > 0.05
         self._bars.update(task, completed=self._bars.tasks[task].total)
         if not self._console.is_terminal and worked:
-            self._console.print(f"{step:<12} done in {time.monotonic() - began:.1f} s")
+            self._line(f"{step:<12} done in {time.monotonic() - began:.1f} s")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
