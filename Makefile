@@ -1,6 +1,7 @@
 # make run   the quick study, from nothing to its tables
 # make test  the tests
 # make check lint, types and import directions
+# make cluster-test   a Ray cluster of two machines, made of this one (root on Linux; skipped elsewhere)
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,12 +9,15 @@ BIN    := $(VENV)/bin
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STUDY  ?= quick
 
-.PHONY: run test check install clean
+.PHONY: run test cluster-test check install clean
 run: install
 	$(BIN)/harness run $(STUDY)
 
 test: install
 	$(BIN)/python -m pytest
+
+cluster-test: install
+	$(BIN)/python tests/two_hosts
 
 check: install
 	$(BIN)/ruff check .

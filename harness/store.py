@@ -11,7 +11,7 @@ import os
 import platform
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -254,6 +254,22 @@ class Store:
             else:
                 yield path, None
 
+    # --- is this storage shared? ---
+
+    @contextmanager
+    def probe(self) -> Iterator[str]:
+        """The name of a file that lies in the root meanwhile."""
+        path = self.root / f".shared-probe.{uuid.uuid4().hex}.tmp"
+        path.write_bytes(b"")
+        try:
+            yield path.name
+        finally:
+            path.unlink(missing_ok=True)
+
+    def sees_probe(self, name: str) -> bool:
+        """Whether another machine's probe is in this root."""
+        return (self.root / name).exists()
+
 
 def _metadata(path: Path) -> dict[str, Any]:
     try:
@@ -298,4 +314,5 @@ def hardware() -> dict[str, Any]:
     for name in ("harness", "torch", "numpy", "faiss-cpu", "faiss-gpu", "foolbox", "ray", "pyarrow"):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
+    machine = {"host": platform.node(), "machine": platform.machine(), "cores": os.cpu_count()}
+    return {**machine, "python": platform.python_version(), "versions": versions}

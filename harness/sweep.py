@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import baselines, defense, networks, seeds, training
+from harness import baselines, defense, networks, nodes, seeds, training
 from harness.cluster import Cluster
 from harness.datasets import Images
 from harness.errors import HarnessError
@@ -70,8 +70,16 @@ class Rank:
             probe.bind(("", 0))
             return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
-    def join(self, address: str) -> None:
-        """Form the process group: NCCL on GPUs, gloo on CPUs."""
+    def join(self, address: str, interface: str | None) -> None:
+        """Form the process group: NCCL on GPUs, gloo on CPUs, over the named network interface or that of Ray's address."""
+        import ray.util
+
+        if interface and interface not in nodes.interfaces():
+            raise HarnessError(f"compute.interface: there is no '{interface}', only {', '.join(nodes.interfaces())}")
+        # Left alone, gloo takes the one of the host's name, which on Debian is loopback. NCCL takes a name as a prefix but for '='.
+        if name := interface or nodes.interface_of(ray.util.get_node_ip_address()):
+            for variable, value in (("GLOO_SOCKET_IFNAME", name), ("NCCL_SOCKET_IFNAME", f"={name}")):
+                os.environ[variable] = value if interface else os.environ.get(variable, value)
         backend = "nccl" if networks.device().type == "cuda" else "gloo"
         torch.distributed.init_process_group(
             backend, init_method=address, rank=self._rank, world_size=self._world, timeout=timedelta(seconds=_GANG_TIMEOUT_S)
@@ -215,7 +223,7 @@ def _tune(
             error = trial.get_pickled_error() or trial.get_error()
             crashed[trial.config["position"]] = str(error).strip().splitlines()[-1] if error else ""
 
-    trial = tune.with_parameters(_trial_class(), store=store, material=(ray.put(material),), pending=pending)
+    trial = tune.with_parameters(_trial_class(), store=store, material=(ray.put(material),), pending=pending, interface=cluster.interface)
     scratch = store.root.resolve() / ".tune" / str(os.getpid())
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by us
     try:
@@ -249,8 +257,8 @@ def _trial_class() -> type:
     class Trial(tune.Trainable):
         """Holds the ranks and moves them from cell to cell."""
 
-        def setup(  # type: ignore[override]  # tune.with_parameters adds the last three
-            self, config: dict[str, Any], store: Store, material: Any, pending: list[Network]
+        def setup(  # type: ignore[override]  # tune.with_parameters adds the last four
+            self, config: dict[str, Any], store: Store, material: Any, pending: list[Network], interface: str | None
         ) -> None:
             self._pending = pending
             self._store = store
@@ -262,10 +270,10 @@ def _trial_class() -> type:
                 self._alone: Rank | None = Rank(store, ray.get(self._material), threads=spec.threads)
             else:
                 self._alone = None
-                self._gather(spec.workers, spec.threads)
+                self._gather(spec.workers, spec.threads, interface)
             self._open(config)
 
-        def _gather(self, world: int, threads: int) -> None:
+        def _gather(self, world: int, threads: int, interface: str | None) -> None:
             group, actor = ray.util.get_current_placement_group(), ray.remote(Rank)
             assert group is not None, "a trial runs in its placement group"
             # Any bundle of the trial's: they are alike, one for each rank (Tune drops the empty first one).
@@ -274,7 +282,7 @@ def _trial_class() -> type:
             self._ranks = [actor.options(**options).remote(self._store, self._material, rank, world, threads) for rank in range(world)]
             try:
                 address = ray.get(self._ranks[0].address.remote(), timeout=_GANG_TIMEOUT_S)
-                ray.get([rank.join.remote(address) for rank in self._ranks], timeout=_GANG_TIMEOUT_S)
+                ray.get([rank.join.remote(address, interface) for rank in self._ranks], timeout=_GANG_TIMEOUT_S)
             except Exception:
                 # A rank lost in setup would leave Tune waiting for ever: end the others and let Tune start again.
                 self.cleanup()
