@@ -2,6 +2,7 @@
 # make test  the tests
 # make load  500 tiny cells, then a bound of 200,000 images: time and memory (half an hour)
 # make check lint, types and import directions
+# make cluster-test   a Ray cluster of two machines, made of this one (root on Linux; skipped elsewhere)
 # make faults a study through fifty faults and more, half an hour; Linux, root, a C compiler
 PYTHON ?= python3
 VENV   ?= .venv
@@ -10,7 +11,7 @@ BIN    := $(VENV)/bin
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STUDY  ?= quick
 
-.PHONY: run test load check faults install clean
+.PHONY: run test cluster-test load check faults install clean
 run: install
 	$(BIN)/harness run $(STUDY)
 
@@ -20,6 +21,9 @@ test: install
 load: install
 	$(BIN)/python tests/load/cells.py
 	$(BIN)/python tests/load/bound.py
+
+cluster-test: install
+	$(BIN)/python tests/two_hosts
 
 check: install
 	$(BIN)/ruff check .

@@ -7,24 +7,32 @@ then runs tasks one by one. With ``workers: 0`` the same functions run in this p
 import logging
 import math
 import os
+import secrets
+import socket
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from harness import nodes
 from harness.errors import Failed, HarnessError, attempt
 from harness.spec import ComputeSpec
+from harness.store import Store
 
-_PRIVATE = "harness_private"  # resource that marks a Ray which one harness process started for itself
 _IN_FLIGHT = 2  # tasks queued at a worker, so that it never waits for the driver
+_ANSWER_S = 120  # for a node to start a process and say what it has
+_REMIND_S = 30  # between two messages while waiting
 
 
 @dataclass(frozen=True)
 class Cluster:
     """What the work is spread over: ``workers`` that use GPUs where there are some, ``cores`` for work that never does.
 
-    ``local``: this process alone.
+    ``local``: this process alone. ``interface``: the network interface of trainings, None for the one of Ray's address.
     """
 
     workers: int
@@ -32,6 +40,7 @@ class Cluster:
     gpus: float
     retries: int
     local: bool
+    interface: str | None = None
 
     @property
     def gpu_share(self) -> float:
@@ -167,7 +176,10 @@ class _Pool:
 
 @contextmanager
 def connect(compute: ComputeSpec) -> Iterator[Cluster]:
-    """A running Ray cluster where there is one (RAY_ADDRESS, or this machine's), else one started here and stopped after."""
+    """A running Ray cluster where there is one (RAY_ADDRESS, or this machine's), else one started here and stopped after.
+
+    Waits for what the study asks for. Raises HarnessError where that does not come, or no connection is had.
+    """
     if compute.workers == 0:
         yield Cluster(workers=1, cores=1, gpus=0, retries=0, local=True)
         return
@@ -177,35 +189,136 @@ def connect(compute: ComputeSpec) -> Iterator[Cluster]:
     import ray
 
     was_connected = ray.is_initialized()
-    if not was_connected:
-        _attach()
+    found = was_connected or _attach()
     try:
+        _wait(compute, compute.wait_s if found else 0)
         resources = ray.cluster_resources()
         cores, gpus = int(resources.get("CPU", 0)), float(resources.get("GPU", 0))
         workers = compute.workers or int(gpus) or cores
-        if workers > cores:
-            raise HarnessError(f"compute.workers: {workers} workers need a core each, the Ray cluster has {cores}")
-        yield Cluster(workers, compute.workers or cores, gpus, compute.retries, local=False)
+        yield Cluster(workers, compute.workers or cores, gpus, compute.retries, local=False, interface=compute.interface)
     finally:
         if not was_connected:
             ray.shutdown()
 
 
-def _attach() -> None:
-    """Connect to the running cluster, else start a Ray for this process alone; RAY_ADDRESS=local always does that."""
+def _wait(compute: ComputeSpec, limit: float) -> None:
+    """Return when the nodes and cores that the study asks for are there; say every now and then what is lacking.
+
+    Raises HarnessError after ``limit`` seconds.
+    """
+    start, told = time.monotonic(), -math.inf
+    while lacking := _lacking(compute):
+        waited = time.monotonic() - start
+        if waited >= limit:
+            raise HarnessError(lacking + (f"; waited {limit:g} s (compute.wait_s). What becomes of nodes: `ray status`" if limit else ""))
+        if waited - told >= _REMIND_S:
+            told = waited
+            print(
+                f"waiting for the Ray cluster, {waited:.0f} of at most {limit:g} s (compute.wait_s): {lacking}", file=sys.stderr, flush=True
+            )
+        time.sleep(min(1.0, limit - waited))
+
+
+def _lacking(compute: ComputeSpec) -> str:
+    """What the Ray cluster does not have, empty where it has all."""
     import ray
+
+    alive, cores = _alive(), int(ray.cluster_resources().get("CPU", 0))
+    if len(alive) < (compute.nodes or 1):
+        there = ", ".join(alive) or "none"
+        return f"compute.nodes: {compute.nodes or 1} nodes are asked for, the Ray cluster has {len(alive)} ({there})"
+    if cores < (compute.workers or 1):
+        return f"compute.workers: {compute.workers or 1} workers need a core each, the Ray cluster has {cores}"
+    return ""
+
+
+def _alive() -> dict[str, str]:
+    """Title -> id of the nodes that are there; Ray lists lost ones as well."""
+    import ray
+
+    return {f"{node['NodeManagerHostname']} {node['NodeManagerAddress']}": node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def check_nodes(cluster: Cluster, store: Store) -> None:
+    """See that all machines have the driver's versions and its results; where there is but one it costs nothing.
+
+    Raises HarnessError that lists what is not so.
+    """
+    if cluster.local or len(alive := _alive()) < 2:
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    with store.probe() as probe:
+        placed = {
+            title: ray.remote(nodes.here)
+            .options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+            .remote(store, probe)
+            for title, node in alive.items()
+        }
+        driver, end = nodes.here(store, probe), time.monotonic() + _ANSWER_S
+        found: dict[str, nodes.Node | str] = {}
+        for title, answer in placed.items():
+            try:
+                found[title] = ray.get(answer, timeout=max(0.0, end - time.monotonic()))
+            except ray.exceptions.GetTimeoutError:
+                found[title] = f"no answer within {_ANSWER_S} s"
+            except ray.exceptions.RayError as error:
+                found[title] = str(error)
+    lines = nodes.obstacles(driver, found, str(store.folder), cluster.interface)
+    if lines:
+        raise HarnessError(
+            "the machines of the Ray cluster can't work on this study together:\n" + "\n".join(f"  {line}" for line in lines)
+        )
+
+
+def _attach() -> bool:
+    """Connect to the cluster that this machine belongs to (True), else start a Ray for this process alone (False)."""
+    import ray
+    from ray._private.utils import read_ray_address
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     named = os.environ.get("RAY_ADDRESS")
-    if named != "local":
-        try:
-            ray.init(address="auto", **quiet)
-        except ConnectionError:
-            if named:
-                raise HarnessError(f"no Ray cluster answers at RAY_ADDRESS={named}") from None
-        else:
-            # Another harness's own Ray ends with it: it is no cluster to run on.
-            if named or _PRIVATE not in ray.cluster_resources():
-                return
-            ray.shutdown()
-    ray.init(address="local", include_dashboard=False, resources={_PRIVATE: 1}, **quiet)
+    # Not "auto": that takes any Ray whose process it sees, another harness's own or one in a container that can't be reached.
+    address = named or read_ray_address()
+    if address in (None, "local"):
+        _keep_token_private()
+        ray.init(address="local", include_dashboard=False, **quiet)
+        return False
+    source = f"RAY_ADDRESS={named}" if named else f"{address}, which this machine has joined (to run without it: `ray stop`)"
+    if not _answers(address):
+        raise HarnessError(f"no Ray cluster answers at {source}")
+    try:
+        ray.init(address=address, **quiet)
+    except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
+        # Another version of Ray or Python, no token or a wrong one: Ray says which.
+        raise HarnessError(f"the Ray cluster at {source} can't be used: {error}") from error
+    return True
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens there; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _keep_token_private() -> None:
+    """Who has Ray's token can run code as this user, and Ray makes it readable by all: make it first, or close it."""
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # no home to write in: Ray will say so where it matters
+        if path.exists():
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+        elif os.environ.get("RAY_AUTH_MODE", "token") == "token" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            made = path.with_name(f".auth_token.{os.getpid()}")
+            with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+            try:
+                os.link(made, path)  # another process's, made meanwhile, stays
+            finally:
+                made.unlink()

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from harness import STEPS, bound, datasets
-from harness.cluster import Cluster, connect
+from harness.cluster import Cluster, check_nodes, connect
 from harness.errors import Failed, HarnessError
 from harness.partition import index as make_index
 from harness.plan import Attack, Evaluation, Network, Plan, cell_title, plan, white_box
@@ -57,7 +57,9 @@ class Run:
 
     @cached_property
     def cluster(self) -> Cluster:
-        return self._stack.enter_context(connect(self.study.compute))
+        cluster = self._stack.enter_context(connect(self.study.compute))
+        check_nodes(cluster, self.store)
+        return cluster
 
     @cached_property
     def shared_dataset(self) -> Any:

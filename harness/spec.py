@@ -275,6 +275,11 @@ class ComputeSpec(Strict):
         None, description="shards at once; all of the cluster's GPUs or cores unless given; 0: in this process, without Ray"
     )
     retries: Annotated[int, Field(ge=0)] = Field(2, description="times a crashed worker or training is started again")
+    nodes: Count | None = Field(None, description="machines that the Ray cluster must have before work starts")
+    wait_s: Annotated[float, Field(ge=0)] = Field(600.0, description="seconds to wait for those, or for cores for the workers")
+    interface: str | None = Field(
+        None, description="network interface of trainings on several machines, e.g. eth0; the one that Ray uses unless given"
+    )
 
 
 class Study(Strict):

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness import locking
 from harness.errors import Failed, HarnessError
 from harness.records import SCHEMA_VERSION, TABLES
 from harness.seal import BLANK, is_whole, seal
@@ -82,6 +83,9 @@ class Store:
 
     place: Path | str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", Folder.at(self.place).place)  # a relative path means the driver's folder on workers, too
+
     @cached_property
     def folder(self) -> Folder:
         return Folder.at(self.place)
@@ -103,9 +107,8 @@ class Store:
         self.folder.check()
         if self.folder.info(_ROOT_FILE) is None:
             self.folder.write(_ROOT_FILE, json.dumps({"schema_version": SCHEMA_VERSION, "id": uuid.uuid4().hex}).encode())
-        probe = f".write-probe.{platform.node()}.{os.getpid()}.tmp"
-        self.folder.write(probe, b"writable")
-        self.folder.delete(probe)
+        with self.probe():
+            pass
         self.check_version()
         return self
 
@@ -417,6 +420,22 @@ class Store:
             self.folder.write(tensors_path(cell.path), source.folder.read(tensors_path(cell.path)))
         self.folder.write(cell.path, source.folder.read(cell.path))
 
+    # --- is this storage shared? ---
+
+    @contextmanager
+    def probe(self) -> Iterator[str]:
+        """The name of a file that lies in the root meanwhile."""
+        name = locking.temporary(Path("probe")).name
+        self.folder.write(name, b"writable")
+        try:
+            yield name
+        finally:
+            self.folder.delete(name)
+
+    def sees_probe(self, name: str) -> bool:
+        """Whether another machine's probe is in this root."""
+        return self.folder.info(name) is not None
+
 
 def _checkpoint(content: bytes) -> bytes | None:
     """The payload of a checkpoint file; None where its digest does not fit."""
@@ -461,4 +480,5 @@ def hardware() -> dict[str, Any]:
     for name in ("harness", "torch", "numpy", "faiss-cpu", "faiss-gpu", "foolbox", "ray", "pyarrow"):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
+    machine = {"host": platform.node(), "machine": platform.machine(), "cores": os.cpu_count()}
+    return {**machine, "python": platform.python_version(), "versions": versions}

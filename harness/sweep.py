@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import baselines, defense, locking, networks, seeds, training
+from harness import baselines, defense, locking, networks, nodes, seeds, training
 from harness.cluster import Cluster
 from harness.datasets import Images
 from harness.errors import Failed, HarnessError, attempt
@@ -72,8 +72,16 @@ class Rank:
             probe.bind(("", 0))
             return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
-    def join(self, address: str) -> None:
-        """Form the process group: NCCL on GPUs, gloo on CPUs."""
+    def join(self, address: str, interface: str | None) -> None:
+        """Form the process group: NCCL on GPUs, gloo on CPUs, over the named network interface or that of Ray's address."""
+        import ray.util
+
+        if interface and interface not in nodes.interfaces():
+            raise HarnessError(f"compute.interface: there is no '{interface}', only {', '.join(nodes.interfaces())}")
+        # Left alone, gloo takes the one of the host's name, which on Debian is loopback. NCCL takes a name as a prefix but for '='.
+        if name := interface or nodes.interface_of(ray.util.get_node_ip_address()):
+            for variable, value in (("GLOO_SOCKET_IFNAME", name), ("NCCL_SOCKET_IFNAME", f"={name}")):
+                os.environ[variable] = value if interface else os.environ.get(variable, value)
         backend = "nccl" if networks.device().type == "cuda" else "gloo"
         torch.distributed.init_process_group(
             backend, init_method=address, rank=self._rank, world_size=self._world, timeout=timedelta(seconds=_GANG_TIMEOUT_S)
@@ -219,7 +227,7 @@ def _tune(
             text = str(error).strip()
             crashed[trial.config["position"]] = Failed(text.splitlines()[-1] if text else "its process ended again and again", text)
 
-    trial = tune.with_parameters(_trial_class(), store=store, material=(ray.put(material),), pending=pending)
+    trial = tune.with_parameters(_trial_class(), store=store, material=(ray.put(material),), pending=pending, interface=cluster.interface)
     scratch = locking.scratch(store.local_root or Path(tempfile.gettempdir()))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by us
     try:
@@ -253,8 +261,8 @@ def _trial_class() -> type:
     class Trial(tune.Trainable):
         """Holds the ranks and moves them from cell to cell."""
 
-        def setup(  # type: ignore[override]  # tune.with_parameters adds the last three
-            self, config: dict[str, Any], store: Store, material: Any, pending: list[Network]
+        def setup(  # type: ignore[override]  # tune.with_parameters adds the last four
+            self, config: dict[str, Any], store: Store, material: Any, pending: list[Network], interface: str | None
         ) -> None:
             self._pending = pending
             self._store = store
@@ -266,10 +274,10 @@ def _trial_class() -> type:
                 self._alone: Rank | None = Rank(store, ray.get(self._material), threads=spec.threads)
             else:
                 self._alone = None
-                self._gather(spec.workers, spec.threads)
+                self._gather(spec.workers, spec.threads, interface)
             self.reset_config(config)
 
-        def _gather(self, world: int, threads: int) -> None:
+        def _gather(self, world: int, threads: int, interface: str | None) -> None:
             group, actor = ray.util.get_current_placement_group(), ray.remote(Rank)
             assert group is not None, "a trial runs in its placement group"
             # Any bundle of the trial's: they are alike, one for each rank (Tune drops the empty first one).
@@ -278,7 +286,7 @@ def _trial_class() -> type:
             self._ranks = [actor.options(**options).remote(self._store, self._material, rank, world, threads) for rank in range(world)]
             try:
                 (address,) = self._answers([self._ranks[0].address.remote()], _GANG_TIMEOUT_S)
-                self._answers([rank.join.remote(address) for rank in self._ranks], _GANG_TIMEOUT_S)
+                self._answers([rank.join.remote(address, interface) for rank in self._ranks], _GANG_TIMEOUT_S)
             except Exception:
                 # A rank lost in setup would leave Tune waiting for ever: end the others and let Tune start again.
                 self.cleanup()

@@ -202,6 +202,9 @@ def _client(store: Store, to: Destination) -> Any:
         temporary = database.with_name(f".{_DATABASE}.{uuid.uuid4().hex}.tmp")  # never twice: MLflow remembers what it made
         try:
             MlflowClient(f"sqlite:///{temporary}")
+            for marker in (database.parent / STUDIES).glob(".*.tracked"):
+                if b'"file"' in marker.read_bytes():
+                    marker.unlink()  # speaks of the database that is gone, whose number the new file may have
             os.replace(temporary, database)
         finally:
             temporary.unlink(missing_ok=True)  # on a full disk

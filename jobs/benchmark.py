@@ -5,9 +5,7 @@
 Takes the arguments of `harness benchmark`; measures on the machine that it runs on.
 """
 
-import sys
-
-from harness.cli import main
+from harness.job import run
 
 if __name__ == "__main__":
-    main(["benchmark", *sys.argv[1:]])
+    run("benchmark")

@@ -5,9 +5,7 @@
 Takes the arguments of `harness black-box`; runs on the Ray cluster that it finds, else on this machine.
 """
 
-import sys
-
-from harness.cli import main
+from harness.job import run
 
 if __name__ == "__main__":
-    main(["black-box", *sys.argv[1:]])
+    run("black-box")

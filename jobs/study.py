@@ -6,9 +6,7 @@ Takes the arguments of `harness run`, the study's name with or without ``--study
 cluster that it finds, else on this machine.
 """
 
-import sys
-
-from harness.cli import main
+from harness.job import run
 
 if __name__ == "__main__":
-    main(["run", *(argument.removeprefix("--study=") for argument in sys.argv[1:] if argument != "--study")])
+    run("run")

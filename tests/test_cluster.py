@@ -114,8 +114,28 @@ def test_a_task_that_always_crashes_is_given_up_alone(ray_session):
 
 @pytest.mark.ray
 def test_more_workers_than_cores(ray_session):
-    with pytest.raises(HarnessError, match="99 workers need a core each, the Ray cluster has 4"), connect(ComputeSpec(workers=99)):
-        pass
+    with pytest.raises(HarnessError, match="99 workers need a core each, the Ray cluster has 4"):
+        with connect(ComputeSpec(workers=99, wait_s=0)):
+            pass
+
+
+@pytest.mark.ray
+def test_nodes_that_do_not_come(ray_session, capsys):
+    with pytest.raises(HarnessError, match=r"2 nodes are asked for, the Ray cluster has 1 \(.*\); waited 0.1 s \(compute.wait_s\)"):
+        with connect(ComputeSpec(nodes=2, wait_s=0.1)):
+            pass
+    assert capsys.readouterr().err.count("waiting for the Ray cluster, 0 of at most 0.1 s") == 1
+
+
+def test_a_private_ray_waits_for_nobody(tmp_path):
+    """No machine will join it. Its token, which Ray would let all users read, is the user's own."""
+    script = "from harness.cluster import connect; from harness.spec import ComputeSpec\nwith connect(ComputeSpec(nodes=2)): pass"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | {"RAY_ADDRESS": "", "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    assert "HarnessError: compute.nodes: 2 nodes are asked for, the Ray cluster has 1" in done.stderr
+    token = tmp_path / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) == 64
+    assert list(token.parent.iterdir()) == [token]
 
 
 HOLD = """

@@ -10,6 +10,7 @@ import yaml
 from conftest import snapshot
 
 from harness import STEPS
+from harness.job import arguments
 
 JOBS = Path(__file__).parent.parent / "jobs"
 
@@ -49,13 +50,49 @@ def test_a_failure_is_an_exit_code(tmp_path):
     assert "did you mean 'quick'" in failed.stderr
 
 
-@pytest.mark.parametrize("name", ["cluster.yaml"])
+CLUSTERS = [path.name for path in JOBS.parent.glob("cluster*.yaml")]
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
 def test_the_cluster_file_is_one_that_ray_accepts(name):
-    """Ray's own validation, and the points on which a file of this provider fails without a word."""
+    """Ray's own validation, and the points on which a file of a local provider fails without a word."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = yaml.safe_load((JOBS.parent / name).read_text())
-    assert "available_node_types" not in config
-    assert len(config["provider"]["worker_ips"]) == config["max_workers"]
-    assert config["provider"]["head_ip"] in config["head_start_ray_commands"][-1]
-    validate_config(prepare_config(config))
+    assert ("available_node_types" in config) == (config["provider"]["type"] != "local")
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    workers = [kind for name, kind in prepared["available_node_types"].items() if name != prepared["head_node_type"]] or [
+        prepared["available_node_types"][prepared["head_node_type"]]
+    ]
+    assert sum(kind["min_workers"] for kind in workers) == prepared["max_workers"]
+
+
+def test_the_cluster_files_install_the_same():
+    configs = [yaml.safe_load((JOBS.parent / name).read_text()) for name in CLUSTERS]
+    assert len(configs) == 3
+    for name in ("file_mounts", "rsync_exclude", "initialization_commands", "setup_commands", "worker_start_ray_commands"):
+        assert all(config[name] == configs[0][name] for config in configs), name
+
+
+@pytest.mark.parametrize(
+    ("typed", "arrived"),
+    [
+        (["--study", "quick"], ["quick"]),
+        (["--study=quick"], ["quick"]),
+        (["--set", "defense.k=[1,", "2]", "quick"], ["--set", "defense.k=[1, 2]", "quick"]),
+        (
+            ["quick", "--set=network={architecture:", "convnet,", "width:", "4}"],
+            ["quick", "--set=network={architecture: convnet, width: 4}"],
+        ),
+        (
+            ["--set", "defense.k=[1, 2]", "--set", "a=[[1,", "2],", "[3]]", "x"],
+            ["--set", "defense.k=[1, 2]", "--set", "a=[[1, 2], [3]]", "x"],
+        ),
+        (["--results", "[a", "b"], ["--results", "[a", "b"]),
+        (["--set", "a=[1", "quick"], ["--set", "a=[1 quick"]),
+        (["--set"], ["--set"]),
+    ],
+)
+def test_arguments_survive_the_way_through_two_shells(typed, arrived):
+    assert arguments(typed) == arrived

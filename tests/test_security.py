@@ -30,6 +30,7 @@ from test_sources import write_zip
 from test_tracking import CELLS, PLAN, write
 
 from harness import sources, spec, vgg16, views
+from harness.audit import verify
 from harness.cli import main
 from harness.datasets import load
 from harness.errors import HarnessError
@@ -176,7 +177,7 @@ def test_a_pickle_as_a_checkpoint(tmp_path: Path, marker: Path, cell: Cell) -> N
     store.save_checkpoint(cell, {"weight": np.zeros(2)}, {})
     payload = pickle.dumps(Payload(marker))
     for content in (payload, hashlib.sha256(payload).digest() + payload):
-        store.checkpoint_path(cell).write_bytes(content)
+        (store.root / store.checkpoint_path(cell)).write_bytes(content)
         assert store.load_checkpoint(cell) is None  # the training starts over
 
 
@@ -255,7 +256,7 @@ def test_a_parquet_file_of_someone_else(tmp_path: Path, cell: Cell, meta: str) -
     path = store.root / cell.path
     pq.write_table(store.read(cell).replace_schema_metadata({b"harness": meta.encode()}), path)
     assert not store.is_done(cell)
-    ((_, damage),) = store.verify()
+    ((_, damage),) = verify(store)
     assert damage is not None
 
 

@@ -222,15 +222,13 @@ def test_another_process_keeps_the_lock(store: Store, monkeypatch: pytest.Monkey
 
 
 def test_a_root_that_is_no_local_folder_keeps_its_state_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Remote:
-        root, local_root = "s3://bucket/results", None
-
+    remote = Store("s3://bucket/results")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    folder = tracking.state_folder(Remote())  # type: ignore[arg-type]
+    folder = tracking.state_folder(remote)
     assert folder.parent == tmp_path / "harness" and len(folder.name) == 16
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert tracking.state_folder(Remote()).parent == tmp_path / ".local/state/harness"  # type: ignore[arg-type]
+    assert tracking.state_folder(remote).parent == tmp_path / ".local/state/harness"
 
 
 # --- what is no destination -------------------------------------------------------------------------

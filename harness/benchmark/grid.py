@@ -89,7 +89,7 @@ def _train(study: spec.Study, state: _Prepared) -> tuple[list[list[dict[str, Any
     store, folder, data = state
     run = pipeline.prepare(study, store, data, Silent())
     pipeline.run_steps(run, ("defense",))
-    ended = sorted((store.root / network.cell.path).stat().st_mtime for network in run.plan.defenses)
+    ended = sorted(store.modified(network.cell.path) for network in run.plan.defenses)
     rows = [store.read(network.cell).to_pylist() for network in run.plan.defenses]
     folder.cleanup()
     return rows, ended
