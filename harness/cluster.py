@@ -7,6 +7,9 @@ then runs tasks one by one. With ``workers: 0`` the same functions run in this p
 import logging
 import math
 import os
+import signal
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -172,6 +175,9 @@ def connect(compute: ComputeSpec) -> Iterator[Cluster]:
     was_connected = ray.is_initialized()
     if not was_connected:
         _attach()
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler aborts with a stack trace, which leaves no time to clean up.
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         resources = ray.cluster_resources()
         cores, gpus = int(resources.get("CPU", 0)), float(resources.get("GPU", 0))
