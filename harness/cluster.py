@@ -8,8 +8,10 @@ import logging
 import math
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -190,6 +192,9 @@ def connect(compute: ComputeSpec) -> Iterator[Cluster]:
 
     was_connected = ray.is_initialized()
     found = was_connected or _attach()
+    if not was_connected and threading.current_thread() is threading.main_thread():
+        # Ray's own handler aborts with a stack trace, which leaves no time to clean up.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         _wait(compute, compute.wait_s if found else 0)
         resources = ray.cluster_resources()

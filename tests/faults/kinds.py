@@ -14,7 +14,7 @@ from pathlib import Path
 from faults import processes, tables
 from faults.study import PATIENCE_S, Driver, Hang, Run, Violation, harness
 
-_POLL_S = 0.004
+_POLL_S = 0.02
 _SETUP = ("ray::Rank.__init__", "ray::Rank.address", "ray::Rank.join", "ray::Rank.open", "ray::ResourceTrainable.__init__")
 _EPOCH = ("ray::Rank.epoch", "ray::ResourceTrainable.train")
 TRAININGS = ("base-network", "defense", "baselines")
@@ -75,6 +75,11 @@ def kill_driver(run: Run, steps: tuple[str, ...]) -> str | None:
 def interrupt(run: Run, steps: tuple[str, ...]) -> str | None:
     """Ctrl-C: SIGINT to the driver, or, as a terminal sends it, to all of its process group."""
     return _signal(run, steps, signal.SIGINT, run.rng.random() < 0.5, 130)
+
+
+def terminate(run: Run, steps: tuple[str, ...]) -> str | None:
+    """SIGTERM, as batch systems send it."""
+    return _signal(run, steps, signal.SIGTERM, False, 143)
 
 
 def _signal(run: Run, steps: tuple[str, ...], number: int, group: bool, expected: int) -> str | None:
@@ -285,9 +290,10 @@ KINDS = {
         Kind("bound actor killed", ("bound",), kill_worker("ray::_Holder")),
         Kind("training rank killed in setup", TRAININGS, kill_worker(*_SETUP)),
         Kind("training rank killed in mid-epoch", TRAININGS, kill_worker(*_EPOCH)),
-        Kind("attack worker killed", ("attack",), kill_worker("ray::_Holder")),
+        Kind("attack worker killed", ("attack",), kill_worker("ray::_Holder.call")),
         Kind("node killed", ("base-network", "attack", *TRAININGS, "black-box", "white-box"), kill_node),
         Kind("Ctrl-C", ANY, interrupt, ends=True),
+        Kind("driver terminated", ANY, terminate, ends=True),
         Kind("disk full", ANY, fill_disk, ends=True),
         Kind("file truncated", ANY, damage(truncate, tensors=True), ends=True),
         Kind("byte flipped", ANY, damage(flip, tensors=True), ends=True),

@@ -104,7 +104,8 @@ def _round(rng: random.Random, cluster: bool) -> Round:
         ("training rank killed in setup", rng.choice(grid)), ("training rank killed in mid-epoch", rng.choice(grid)),
     ]  # fmt: skip
     loose = ["two drivers", "MLflow missing"] + (["node killed"] if cluster else ["clock moved"]) * 2
-    enders, damages = ["driver killed", "Ctrl-C", "disk full"], ["file truncated", "byte flipped", "empty file"]
+    enders, damages = ["driver killed", "Ctrl-C", "driver terminated", "disk full"], ["file truncated", "byte flipped", "empty file"]
+    damages.append(rng.choice(damages))
     rng.shuffle(enders)
     rng.shuffle(damages)
     places = sorted(rng.sample(range(1, len(tables.STEPS)), len(enders)))
