@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hosts import ROOM, covered
@@ -98,14 +98,27 @@ def main() -> int:
             cwd=here.parent.parent, env={**os.environ, "HARNESS_TWO_HOSTS": "1"}, preexec_fn=die_with_parent,
         )  # fmt: skip
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        before = traces()
         try:
-            return room.wait()
+            code = room.wait()
         except KeyboardInterrupt:
-            room.wait(timeout=30)  # pytest got it as well, and says how far it was
-            return 130
+            code = 130
+            with suppress(subprocess.TimeoutExpired):
+                room.wait(timeout=30)  # pytest got it as well, and says how far it was
         finally:
             room.kill()  # --kill-child ends the first process of the room, and the kernel all others
             room.wait()
+        left = traces() - before
+        if left:
+            print("left behind:", *sorted(left), sep="\n  ")
+        return code or bool(left)
+
+
+def traces() -> set[str]:
+    """What the machines could leave on this one: files, mounts, links."""
+    mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    links = {name for name in os.listdir("/sys/class/net") if name == "wire" or name.startswith("to-")}
+    return set(map(str, ROOM.rglob("*"))) | {mount for mount in mounts if mount.startswith(f"{ROOM}")} | links
 
 
 if __name__ == "__main__":

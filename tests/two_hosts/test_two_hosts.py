@@ -83,6 +83,12 @@ def facts(results: Path) -> list[dict[str, Any]]:
     return [json.loads(pq.read_schema(path).metadata[b"harness"])["facts"] for path in results.rglob("*.parquet")]
 
 
+def title(results: Path) -> str:
+    """Of the data set, as the only study there was given it."""
+    (record,) = (results / "studies").glob("*.json")
+    return json.loads(record.read_text())["study"]["dataset"]["title"]
+
+
 def test_the_study_of_two_machines_is_that_of_one(machines: Machines) -> None:
     """Submitted at once: the job waits for the worker, which joins some time after `ray up` is back."""
     done = machines.type(f"ray submit cluster.yaml jobs/study.py -- --study quick --results {SHARED}/two --set compute.nodes=2")
@@ -98,13 +104,18 @@ def test_the_study_of_two_machines_is_that_of_one(machines: Machines) -> None:
 
 
 def test_one_training_over_two_machines(machines: Machines) -> None:
-    """DDP with a rank on each; their host names resolve to loopback, on which they would not find each other."""
+    """DDP with a rank on each; their host names resolve to loopback, on which they would not find each other.
+
+    Mappings with spaces arrive whole; texts do where they are quoted for the second shell as well.
+    """
     settings = '--set "network={architecture: convnet, width: 4}" --set base.epochs=2 --set dataset.train_limit=200'
+    settings += """ --set "'dataset.title=two words'" """
     command = f"ray submit cluster.yaml jobs/base_network.py -- quick {settings} --set base.workers=2 --results {SHARED}/ddp"
     machines.type(command)
     (path,) = (SHARED / "ddp").rglob("*.parquet")
     assert pq.read_table(path, partitioning=None)["world_size"].to_pylist() == [2, 2, 2]
     assert machines.tasks()["Rank.epoch"] == {"head", "worker"}
+    assert title(SHARED / "ddp") == "two words"
 
 
 def test_a_job_with_its_working_directory(machines: Machines) -> None:
@@ -117,8 +128,7 @@ def test_a_job_with_its_working_directory(machines: Machines) -> None:
     submit = "ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/bound.py mine"
     done = machines.type(f'RAY_AUTH_MODE=token {submit} --set "dataset.title=two words" --results {SHARED}/job')
     assert "2 cells made" in done.stdout and "succeeded" in done.stdout
-    record = json.loads(next((SHARED / "job/studies").iterdir()).read_text())
-    assert record["study"]["dataset"]["title"] == "two words"
+    assert title(SHARED / "job") == "two words"
     failed = machines.type(f"RAY_AUTH_MODE=token {submit} --set dataset.sauce=digits", check=False)
     assert failed.returncode == 1 and "did you mean 'source'" in failed.stdout
 
