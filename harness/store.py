@@ -72,6 +72,11 @@ class Store:
 
     root: Path
 
+    @property
+    def local_root(self) -> Path | None:
+        """The root's local path; None where it is no local folder."""
+        return self.root
+
     def open(self) -> "Store":
         """Make the root where there is none; raise HarnessError if it can't be written or is another version's."""
         marker = self.root / _ROOT_FILE
