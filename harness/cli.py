@@ -194,7 +194,9 @@ def _track(store: Any, study: str, results: str, uri: str | None, display: Any) 
     except tracking.TrackingError as error:
         context = click.get_current_context()
         typed = uri and context.get_parameter_source("uri") is not click.core.ParameterSource.ENVIRONMENT
-        options = (f" --results {shlex.quote(results)}" if results != DEFAULT_RESULTS else "") + (f" --tracking-uri {uri}" if typed else "")
+        options = (f" --results {shlex.quote(results)}" if results != DEFAULT_RESULTS else "") + (
+            f" --tracking-uri {tracking.destination(store, uri)}" if typed else ""
+        )
         return 0, f"{error}. No result is lost; later, send the runs with: harness track {study}{options}"
 
 

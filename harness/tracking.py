@@ -118,20 +118,16 @@ def sync(store: Store, study: str, uri: str | None = None, progress: Callable[[i
         for done, network in enumerate(pending):
             if progress:
                 progress(done, len(pending))
-            tags = {"study": study, "owner": store.identity(), "digest": wanted[network.meta["key"]]}
-            dataset = network.meta["partition"]["dataset"]
+            key, dataset = network.meta["key"], network.meta["partition"]["dataset"]
             if dataset not in experiments:
                 experiments[dataset] = _experiment(client, dataset, None if to.is_server else artifact_root(store))
-            kept[network.meta["key"]] = (experiments[dataset], _write(client, experiments[dataset], runs.run(store, network, names), tags))
+            tags = {"study": study, "owner": store.identity(), "digest": wanted[key]}
+            kept[key] = (experiments[dataset], _write(client, experiments[dataset], runs.run(store, network, names), tags))
         if progress and pending:
             progress(len(pending), len(pending))
-        written = [kept[key] for key in wanted]
-        used = sorted({experiment for experiment, _ in written})
-        for experiment in used:
-            client.set_experiment_tag(
-                experiment, f"mlflow.sharedViewState.{_view_name(study, owner)}", json.dumps(_view(study, owner, names))
-            )
-        _mark(store, study, to, {"digest": overall, "experiments": used, "runs": [run for _, run in written]})
+        used = sorted({experiment for experiment, _ in kept.values()})
+        _share_view(client, used, study, owner, names)
+        _mark(store, study, to, {"digest": overall, "experiments": used, "runs": [kept[key][1] for key in wanted]})
     return len(pending)
 
 
@@ -147,7 +143,7 @@ def links(store: Store, study: str, base_url: str = "http://127.0.0.1:5000", uri
     experiment = f"{base_url}/#/experiments/{marker['experiments'][0]}/runs?"
     # Without the workflow type an experiment opens on an overview of language-model traces.
     machine_learning = {"workflowType": "machine_learning"}
-    # The table shows no metric unless it is told to, and that fits in no address: see `_view`.
+    # The table shows no metric unless it is told to, and that fits in no address: see `_share_view`.
     table = machine_learning | {"viewStateShareKey": _view_name(study, owner)}
     order = {"orderByKey": f"metrics.`{HEADLINE}`", "orderByAsc": "false", "searchFilter": _filter(study, owner)}
     charts = machine_learning | {"compareRunsMode": "CHART"} | order
@@ -269,13 +265,15 @@ def _view_name(study: str, owner: str | None) -> str:
     return f"{study}-{owner[:8]}" if owner else study
 
 
-def _view(study: str, owner: str | None, names: Mapping[runs.Attacked, str]) -> dict[str, Any]:
-    """The table of a study's runs, as MLflow keeps the views that its users share: in a tag of the experiment."""
+def _share_view(client: Any, experiments: list[str], study: str, owner: str | None, names: Mapping[runs.Attacked, str]) -> None:
+    """Leave the table of a study's runs as MLflow keeps the views that its users share: in a tag of the experiment."""
     metrics = [HEADLINE, "acc/clean", *names.values()]
-    return {
+    view = {
         "searchFilter": _filter(study, owner), "orderByKey": f"metrics.`{HEADLINE}`", "orderByAsc": False,
         "selectedColumns": [*(f"metrics.`{name}`" for name in metrics), "params.`k`", "params.`n`"],
     }  # fmt: skip
+    for experiment in experiments:
+        client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{_view_name(study, owner)}", json.dumps(view))
 
 
 def _write(client: Any, experiment: str, run: runs.Run, tags: Mapping[str, str]) -> str:
