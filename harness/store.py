@@ -102,11 +102,6 @@ class Store:
             raise HarnessError(f"this needs the results in a local folder, got '{self.folder}'")
         return self.folder.local
 
-    @property
-    def local_root(self) -> Path | None:
-        """The root's local path; None where it is no local folder."""
-        return self.root
-
     def open(self) -> "Store":
         """Make the root where there is none; raise HarnessError if it can't be written or is another version's."""
         self.folder.check()
