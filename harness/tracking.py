@@ -300,7 +300,7 @@ def state_folder(store: Store) -> Path:
         return store.local_root.resolve()
     named = os.environ.get("XDG_STATE_HOME", "")
     state = Path(named) if os.path.isabs(named) else Path.home() / ".local" / "state"
-    return state / "harness" / digest(str(store.folder))[:16]
+    return state / "harness" / digest(str(store.place))[:16]
 
 
 def database_path(store: Store) -> Path:
