@@ -306,7 +306,11 @@ def _trial_class() -> type:
                 done, waiting = ray.wait(waiting, num_returns=1, timeout=timeout_s)
                 if not done:
                     raise TimeoutError(f"the ranks of a training did not answer within {timeout_s} s")
-                ray.get(done)
+                try:
+                    ray.get(done)
+                except ray.exceptions.RayActorError as error:
+                    # As it is, Tune would take it for the loss of the trial's own actor.
+                    raise RuntimeError(f"a rank of a training was lost: {error}") from None
             found: list[Any] = ray.get(calls)
             return found
 

@@ -1,6 +1,7 @@
 """The long run: `make faults`, or, in the tests folder, `python -m faults --rounds 4 --table faults.csv`."""
 
 import argparse
+import os
 import random
 import shutil
 import sys
@@ -9,7 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from faults import series
+from faults import processes, series
 from faults.kinds import KINDS
 from faults.study import Command, Fault, Reference
 
@@ -54,6 +55,8 @@ def main() -> int:
                 rng = random.Random(f"{chosen.seed} {index} moments")
                 series.play(round_, command, reference, place / str(index), rng, say, faults)
     finally:
+        for left in processes.below(os.getpid()):
+            left.kill()
         rows = series.summary(faults)
         for row in rows:
             say("  ".join(f"{name} {value}" for name, value in row.items()))
