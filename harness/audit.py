@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from harness import STEPS, pipeline, seeds, spec
+from harness.cells import Cell
 from harness.errors import HarnessError
 from harness.plan import cell_title
 from harness.records import TABLES
-from harness.store import Cell, Damaged, Store
+from harness.store import Damaged, Store
 
 
 def verify(store: Store) -> Iterator[tuple[Path, str | None]]:

@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.cells import hardware
 from harness.records import SCHEMA_VERSION
-from harness.store import Store, hardware
+from harness.store import Store
 
 _PATIENCE_S = 5  # a shared folder may show a new file late
 

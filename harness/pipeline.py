@@ -13,13 +13,14 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from harness import STEPS, bound, datasets
+from harness import STEPS, bound, checkpoints, datasets
+from harness.cells import Cell, hardware
 from harness.cluster import Cluster, check_nodes, connect
 from harness.errors import Failed, HarnessError
 from harness.partition import index as make_index
 from harness.plan import Attack, Evaluation, Network, Plan, cell_title, plan, white_box
 from harness.spec import Study
-from harness.store import Cell, Store, hardware
+from harness.store import Store
 from harness.workers import TEACHER_BLOCK, Searcher, Tester
 
 T = TypeVar("T")
@@ -242,7 +243,7 @@ def _train(run: Run, step: str, wanted: tuple[Network, ...]) -> int:
     missing = run.todo(network.cell for network in wanted)
     for network in wanted:
         if network.cell not in missing:  # a run killed between writing the cell and this
-            run.store.drop_checkpoint(network.cell)
+            checkpoints.drop(run.store.folder, network.cell)
     feasible = run.feasible(step, missing)
     todo = [network for network in wanted if network.cell in feasible]
     epochs = sum(network.spec.epochs for network in todo)

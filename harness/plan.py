@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.cells import Cell
 from harness.spec import AttackSpec, Pgd, PgdSpec, Study, TrainingSpec, epsilon_text
-from harness.store import Cell
 
 SPLITS = ("train", "test")
 

@@ -8,15 +8,12 @@ at any time.
 
 import hashlib
 import json
-import os
-import platform
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import locking
+from harness import checkpoints, locking
+from harness.cells import Cell, failure_path, hardware, key_of, tensors_path
 from harness.errors import Failed, HarnessError
 from harness.records import SCHEMA_VERSION, TABLES
 from harness.seal import BLANK, is_whole, seal
@@ -35,39 +33,6 @@ _ROOT_FILE = "harness.json"
 _FACTS = {"key", "schema_version", "table", "partition", "columns", "spec", "needs", "artifact"}
 STUDIES = "studies"
 _FOOTER_BYTES = 1 << 16  # of a Parquet file's end: more than the metadata of any cell seen
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One addressed piece of work.
-
-    ``spec`` is everything that determines its rows, ``needs`` the cells it is made from; the key is
-    a hash of both. ``columns`` are the plain columns that all its rows share.
-    """
-
-    table: str
-    partition: Mapping[str, str]
-    columns: Mapping[str, Any]
-    spec: Mapping[str, Any] = field(repr=False)
-    needs: tuple["Cell", ...] = field(default=(), repr=False)
-
-    @cached_property
-    def key(self) -> str:
-        """16 hex digits that name the cell."""
-        needs = [need.key for need in self.needs]
-        return _key(self.table, self.partition, self.columns, self.spec, needs)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Cell) and other.key == self.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    @property
-    def path(self) -> Path:
-        """The Parquet file, relative to the results root."""
-        folders = [f"{name}={self.partition[name]}" for name in TABLES[self.table].partition]
-        return Path(self.table, *folders, f"{self.key}.parquet")
 
 
 class Damaged(HarnessError):
@@ -198,7 +163,7 @@ class Store:
             use_byte_stream_split=floats,
         )  # fmt: skip
         self.folder.write(cell.path, seal(sink.getvalue().to_pybytes()))
-        self.folder.delete(_failure(cell.path))
+        self.folder.delete(failure_path(cell.path))
 
     def _tensors_digest(self, path: Path | str) -> str | None:
         """Of a cell as it is now: made again on another machine it may have other last bits under the same key."""
@@ -287,7 +252,7 @@ class Store:
     def record_failure(self, cell: Cell, title: str, failure: Failed) -> None:
         """Keep why a cell could not be made, until it is made."""
         record = {"key": cell.key, "title": title, **asdict(failure), "facts": hardware()}
-        self.folder.write(_failure(cell.path), json.dumps(record, indent=1).encode())
+        self.folder.write(failure_path(cell.path), json.dumps(record, indent=1).encode())
 
     def failure(self, cell: Cell) -> str | None:
         """Why the cell could not be made when it was last tried; None where it was not."""
@@ -298,42 +263,8 @@ class Store:
         found = {}
         for path in paths:
             with suppress(FileNotFoundError, ValueError):
-                found[str(path)] = json.loads(self.folder.read(_failure(Path(path))))
+                found[str(path)] = json.loads(self.folder.read(failure_path(Path(path))))
         return found
-
-    # --- a training in progress ---
-
-    def checkpoint_path(self, cell: Cell) -> Path:
-        """Where a training keeps its last finished epoch; gone when the cell is done."""
-        return cell.path.with_suffix(".checkpoint")
-
-    def save_checkpoint(self, cell: Cell, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-        """Replace the training's checkpoint: tensors and plain state, one atomic file."""
-        from safetensors.numpy import save
-
-        payload = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"state": json.dumps(state)})
-        self.folder.write(self.checkpoint_path(cell), hashlib.sha256(payload).digest() + payload)
-
-    def load_checkpoint(self, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """The last checkpoint, or None where there is none or it is damaged (the training then starts over)."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            payload = _checkpoint(self.folder.read(self.checkpoint_path(cell)))
-        except FileNotFoundError:
-            return None
-        if payload is None:
-            return None
-        try:
-            header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-            return load(payload), json.loads(header["__metadata__"]["state"])
-        except (SafetensorError, ValueError, KeyError, TypeError):
-            return None
-
-    def drop_checkpoint(self, cell: Cell) -> None:
-        """Forget the training's checkpoint, if there is one."""
-        self.folder.delete(self.checkpoint_path(cell))
 
     # --- studies ---
 
@@ -386,13 +317,13 @@ class Store:
                 self._check_cell(path)
         elif path.suffix == ".json":
             self._record(path)
-        elif _checkpoint(self._read(path)) is None:
+        elif not checkpoints.is_whole(self.folder, path):
             raise Damaged(f"'{self.folder.locate(path)}' is damaged: its digest does not fit")
 
     def _check_cell(self, path: Path) -> None:
         table, meta = self.rows(path), self.metadata(path)
         name = f"'{self.folder.locate(path)}'"
-        made = _key(*(meta[part] for part in ("table", "partition", "columns", "spec", "needs")))
+        made = key_of(*(meta[part] for part in ("table", "partition", "columns", "spec", "needs")))
         if not path.stem == meta["key"] == made:
             raise Damaged(f"{name} is damaged: it holds cell {meta['key']}, of settings whose key is {made}")
         if table.schema.names != TABLES[meta["table"]].schema.names:
@@ -411,7 +342,7 @@ class Store:
 
     def remove(self, path: Path) -> None:
         """Delete a cell's files, the Parquet file first: what is there without it counts as not made."""
-        for each in (path, tensors_path(path), _failure(path)):
+        for each in (path, tensors_path(path), failure_path(path)):
             self.folder.delete(each)
 
     def copy(self, cell: Cell, source: "Store") -> None:
@@ -437,12 +368,6 @@ class Store:
         return self.folder.info(name) is not None
 
 
-def _checkpoint(content: bytes) -> bytes | None:
-    """The payload of a checkpoint file; None where its digest does not fit."""
-    digest, payload = content[:32], content[32:]
-    return payload if hashlib.sha256(payload).digest() == digest else None
-
-
 def _manifest(record: dict[str, Any]) -> dict[str, Any]:
     """A study's record as it was read; ValueError, KeyError or TypeError unless it names cells of ours inside the root."""
     if not isinstance(record["study"], dict):
@@ -453,32 +378,3 @@ def _manifest(record: dict[str, Any]) -> dict[str, Any]:
         if not inside or parts[-1] != f"{cell['key']}.parquet":
             raise ValueError(f"'{cell['path']}' is no file of these results")
     return record
-
-
-def _key(table: str, partition: Mapping[str, str], columns: Mapping[str, Any], spec: Mapping[str, Any], needs: list[str]) -> str:
-    return _sha256([SCHEMA_VERSION, table, dict(partition), dict(columns), dict(spec), needs])[:16]
-
-
-def _sha256(content: Any) -> str:
-    """Of plain values."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def tensors_path(path: Path) -> Path:
-    """The safetensors file beside a cell's Parquet file."""
-    return path.with_suffix(".safetensors")
-
-
-def _failure(path: Path) -> Path:
-    """What says why a cell could not be made, where its Parquet file would be."""
-    return path.with_suffix(".failed.json")
-
-
-def hardware() -> dict[str, Any]:
-    """What a cell was made on and with: kept beside its spec, never part of its key."""
-    versions = {}
-    for name in ("harness", "torch", "numpy", "faiss-cpu", "faiss-gpu", "foolbox", "ray", "pyarrow"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    machine = {"host": platform.node(), "machine": platform.machine(), "cores": os.cpu_count()}
-    return {**machine, "python": platform.python_version(), "versions": versions}

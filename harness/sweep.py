@@ -27,13 +27,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import baselines, defense, locking, networks, nodes, seeds, training
+from harness import baselines, checkpoints, defense, locking, networks, nodes, seeds, training
+from harness.cells import hardware
 from harness.cluster import Cluster
 from harness.datasets import Images
 from harness.errors import Failed, HarnessError, attempt
 from harness.plan import Network
 from harness.spec import NetworkSpec, TrainingSpec
-from harness.store import Store, hardware
+from harness.store import Store
 
 OBJECTIVES: dict[str, Callable[[training.Inputs, dict[str, Any]], training.Objective]] = {
     "base": training.supervised,
@@ -98,7 +99,7 @@ class Rank:
         objective = OBJECTIVES[network.kind](self._inputs(network, on), {**network.settings, "seed": seed})
         self._network = network
         self._training = training.Training(model, objective, network.spec, seed, material.test, self._rank, self._world)
-        if found := self._store.load_checkpoint(network.cell):
+        if found := checkpoints.load(self._store.folder, network.cell):
             self._training.restore(found[0], found[1]["rows"])
         else:
             self._training.start()
@@ -140,11 +141,11 @@ class Rank:
             return
         cell, rows = self._network.cell, self._training.rows
         if not self.done():
-            self._store.save_checkpoint(cell, self._training.state(), {"rows": rows})
+            checkpoints.save(self._store.folder, cell, self._training.state(), {"rows": rows})
             return
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         self._store.write(cell, columns, networks.to_tensors(self._training.network), **hardware())
-        self._store.drop_checkpoint(cell)
+        checkpoints.drop(self._store.folder, cell)
 
 
 def fit(
@@ -324,7 +325,7 @@ def _trial_class() -> type:
             try:
                 # A rank may have died between writing the cell and saying so; another study's driver may have been faster.
                 if self._store.is_done(self._network.cell):
-                    self._store.drop_checkpoint(self._network.cell)
+                    checkpoints.drop(self._store.folder, self._network.cell)
                     return {**self._store.read(self._network.cell).to_pylist()[-1], "done": True}
                 if not self._opened:
                     self._all("open", self._network)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from harness.bound import Shard, search_shard
+from harness.cells import Cell
 from harness.datasets import Dataset
 from harness.errors import Failed, attempt
 from harness.nearest import Found
 from harness.partition import Index
 from harness.plan import Attack, Evaluation, Network
 from harness.spec import Study
-from harness.store import Cell, Store
+from harness.store import Store
 
 TEACHER_BLOCK = 256  # images; not the study's batch size, on which a training must not depend
 

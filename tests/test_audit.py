@@ -7,8 +7,9 @@ import pytest
 from conftest import run_study
 
 from harness import audit
+from harness.cells import hardware
 from harness.errors import HarnessError
-from harness.store import Store, hardware
+from harness.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from conftest import images
 from harness import benchmark, defense, networks, report, spec, training, views
 from harness.benchmark import peers
 from harness.benchmark.timing import Case, Contender, measure
+from harness.cells import Cell
 from harness.errors import HarnessError
-from harness.store import Cell, Store
+from harness.store import Store
 
 
 def case(*contenders: Contender) -> Case:

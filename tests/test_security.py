@@ -29,12 +29,13 @@ from test_sources import spec as dataset_spec
 from test_sources import write_zip
 from test_tracking import CELLS, PLAN, write
 
-from harness import sources, spec, vgg16, views
+from harness import checkpoints, sources, spec, vgg16, views
 from harness.audit import verify
+from harness.cells import Cell
 from harness.cli import main
 from harness.datasets import load
 from harness.errors import HarnessError
-from harness.store import Cell, Store
+from harness.store import Store
 
 
 class Payload:
@@ -174,11 +175,11 @@ def test_a_pickle_as_a_cells_tensors(tmp_path: Path, marker: Path, cell: Cell) -
 
 def test_a_pickle_as_a_checkpoint(tmp_path: Path, marker: Path, cell: Cell) -> None:
     store = Store(tmp_path / "results").open()
-    store.save_checkpoint(cell, {"weight": np.zeros(2)}, {})
+    checkpoints.save(store.folder, cell, {"weight": np.zeros(2)}, {})
     payload = pickle.dumps(Payload(marker))
     for content in (payload, hashlib.sha256(payload).digest() + payload):
-        (store.root / store.checkpoint_path(cell)).write_bytes(content)
-        assert store.load_checkpoint(cell) is None  # the training starts over
+        (store.root / checkpoints.path_of(cell)).write_bytes(content)
+        assert checkpoints.load(store.folder, cell) is None  # the training starts over
 
 
 def test_cifar10s_pickles_are_known_by_their_digest(tmp_path: Path, marker: Path) -> None:

@@ -20,7 +20,7 @@ from object_store import BUCKET
 from test_cli import call, refused
 from test_store import ROWS, cell
 
-from harness import pipeline, spec
+from harness import checkpoints, pipeline, spec
 from harness.audit import verify
 from harness.errors import HarnessError
 from harness.storage import Folder
@@ -196,14 +196,14 @@ def test_damage_is_found(place, kind):
 
 def test_checkpoints(place):
     store = Store(place).open()
-    assert store.load_checkpoint(cell()) is None
+    assert checkpoints.load(store.folder, cell()) is None
     for epoch in (0, 1):
-        store.save_checkpoint(cell(), {"a": epoch * np.eye(2, dtype=np.float32)}, {"rows": [{"epoch": epoch}]})
-    tensors, state = store.load_checkpoint(cell())
+        checkpoints.save(store.folder, cell(), {"a": epoch * np.eye(2, dtype=np.float32)}, {"rows": [{"epoch": epoch}]})
+    tensors, state = checkpoints.load(store.folder, cell())
     assert np.array_equal(tensors["a"], np.eye(2)) and state == {"rows": [{"epoch": 1}]}
-    store.drop_checkpoint(cell())
-    store.drop_checkpoint(cell())
-    assert store.load_checkpoint(cell()) is None
+    checkpoints.drop(store.folder, cell())
+    checkpoints.drop(store.folder, cell())
+    assert checkpoints.load(store.folder, cell()) is None
 
 
 def test_studies(place):
@@ -328,7 +328,7 @@ def test_an_object_store_that_goes_away_is_not_damage(object_store):
             lambda: store.is_done(cell()),
             lambda: store.missing([cell()]),
             lambda: list(verify(store)),
-            lambda: store.load_checkpoint(cell()),
+            lambda: checkpoints.load(store.folder, cell()),
         ):
             with pytest.raises(HarnessError, match="expected credentials"):
                 ask()

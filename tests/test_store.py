@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from harness import checkpoints
 from harness.audit import verify
+from harness.cells import Cell, hardware
 from harness.errors import Failed, HarnessError
 from harness.records import SCHEMA_VERSION
-from harness.store import Cell, Store, hardware
+from harness.store import Store
 
 NAMES = {"k": 1.0, "n": 2, "training_attack": None, "training_epsilon": None, "seed": 0}
 ROWS = {
@@ -133,14 +135,14 @@ def test_a_failure_is_kept_until_the_cell_is_made(store):
 
 
 def test_checkpoints(store):
-    assert store.load_checkpoint(cell()) is None
-    store.save_checkpoint(cell(), {"a": np.eye(2, dtype=np.float32)}, {"rows": [{"epoch": 0, "loss": None}]})
-    tensors, state = store.load_checkpoint(cell())
+    assert checkpoints.load(store.folder, cell()) is None
+    checkpoints.save(store.folder, cell(), {"a": np.eye(2, dtype=np.float32)}, {"rows": [{"epoch": 0, "loss": None}]})
+    tensors, state = checkpoints.load(store.folder, cell())
     assert np.array_equal(tensors["a"], np.eye(2))
     assert state == {"rows": [{"epoch": 0, "loss": None}]}
-    path = store.root / store.checkpoint_path(cell())
+    path = store.root / checkpoints.path_of(cell())
     path.write_bytes(path.read_bytes()[:-3])
-    assert store.load_checkpoint(cell()) is None
+    assert checkpoints.load(store.folder, cell()) is None
 
 
 def test_studies_keep_the_order_of_recording(store):

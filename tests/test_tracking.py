@@ -11,9 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from harness import plan, spec, tracking
+from harness.cells import Cell
 from harness.errors import HarnessError
 from harness.records import SCHEMA_VERSION
-from harness.store import Cell, Store
+from harness.store import Store
 
 LABELS = [0, 1, 2, 3]
 STUDY = {

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from harness import spec
+from harness.cells import Cell
 from harness.errors import HarnessError
 from harness.plan import Plan, plan, white_box
 from harness.report import tables
-from harness.store import Cell, Store
+from harness.store import Store
 from harness.views import connect, query
 
 IMAGES = 10

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from harness.benchmark import attacks, bound, grid, trainings
 from harness.benchmark.setting import FULL, GPU, SMOKE, Setting, Sizes
 from harness.benchmark.timing import OURS, Case, Contender, measure
+from harness.cells import Cell, hardware
 from harness.cluster import connect
 from harness.errors import HarnessError, did_you_mean
 from harness.spec import ComputeSpec
-from harness.store import Cell, Store, hardware
+from harness.store import Store
 
 
 def _on_gpu(setting: Setting) -> Iterator[Case]:
