@@ -86,12 +86,12 @@ def main() -> int:
         return 0
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     here = Path(__file__).resolve().parent
-    with tempfile.TemporaryDirectory() as wheels:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as wheels:
         # The machines have no way out: what builds the harness there is fetched here.
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps", "--dest", wheels]
         subprocess.run([*pip, "setuptools>=77"], check=True)
         # Read into the room before the test covers what it likes.
-        inside = f'mount -t tmpfs -o mode=755 tmpfs {ROOM} && cp -r {wheels} {ROOM}/wheels && exec "$@"'
+        inside = f'mount -t tmpfs -o mode=755 tmpfs {ROOM} && mv {wheels} {ROOM}/wheels && exec "$@"'
         pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(here / "test_two_hosts.py"), *sys.argv[1:]]
         room = subprocess.Popen(
             ["unshare", *NAMESPACES, "sh", "-ec", inside, "sh", *pytest],
