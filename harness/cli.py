@@ -1,13 +1,11 @@
 """The command line: thin words over the pipeline, the report and the tracker."""
 
-import errno
 import functools
 import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +121,7 @@ def _run(
 ) -> None:
     from harness import locking, pipeline, spec, tracking
     from harness.progress import Display
+    from harness.storage import full_disk_told
     from harness.store import Store
 
     if workers is not None:
@@ -136,7 +135,7 @@ def _run(
     def waiting(words: str) -> None:
         console.print(words, highlight=False, markup=False, soft_wrap=True)
 
-    with _room(results), locking.only_driver(store.local_root, study.name, waiting), Display(console) as display:
+    with full_disk_told(results), locking.only_driver(store.local_root, study.name, waiting), Display(console) as display:
         locking.remove_abandoned(store.local_root)
         prepared = pipeline.prepare(study, store, data, display)
         # MLflow's import and its database take seconds: made while the study runs.
@@ -198,32 +197,6 @@ def _track(store: Any, study: str, results: str, uri: str | None, display: Any) 
             f" --tracking-uri {tracking.destination(store, uri)}" if typed else ""
         )
         return 0, f"{error}. No result is lost; later, send the runs with: harness track {study}{options}"
-
-
-@contextmanager
-def _room(results: str) -> Iterator[None]:
-    """Tell of a full disk in our words, whoever met it: Tune, MLflow and others write there, too."""
-    try:
-        yield
-    except Exception as error:
-        reasons = [reason for cause in _causes(error) if (reason := _no_space(cause))]
-        if isinstance(error, HarnessError) or not reasons:
-            raise
-        raise HarnessError(
-            f"'{results}' cannot be written: {reasons[-1]}. What is finished stays: make room, and run the same command again"
-        ) from error
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _no_space(error: BaseException) -> str | None:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return os.strerror(error.errno)
-    return os.strerror(errno.ENOSPC) if "database or disk is full" in str(error) else None  # SQLite's words
 
 
 @main.command()

@@ -252,6 +252,28 @@ def _reason(error: OSError) -> str:
     for pattern, meaning in _REASONS.items():
         if re.search(pattern, text):
             return f"{meaning} ({text})"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.strerror}. What is finished stays: make room, and run the same command again"
-    return error.strerror or text
+    return _no_space(error) or error.strerror or text
+
+
+@contextmanager
+def full_disk_told(place: str) -> Iterator[None]:
+    """Tell of a full disk in our words, whoever met it: Tune, MLflow and others write there, too."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if reason := _no_space(cause):
+                raise HarnessError(f"'{place}' cannot be written: {reason}") from error
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
+def _no_space(error: BaseException) -> str | None:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if not full and "database or disk is full" not in str(error):  # SQLite's words
+        return None
+    said = os.strerror(getattr(error, "errno", None) or errno.ENOSPC)
+    return f"{said}. What is finished stays: make room, and run the same command again"
