@@ -17,6 +17,8 @@ from typing import Any
 
 from harness.records import SCHEMA_VERSION, TABLES
 
+FAILED = ".failed.json"  # instead of .parquet
+
 
 @dataclass(frozen=True, eq=False)
 class Cell:
@@ -64,7 +66,7 @@ def tensors_path(path: Path) -> Path:
 
 def failure_path(path: Path) -> Path:
     """What says why a cell could not be made, where its Parquet file would be."""
-    return path.with_suffix(".failed.json")
+    return path.with_suffix(FAILED)
 
 
 def hardware() -> dict[str, Any]:

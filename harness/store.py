@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness import checkpoints, locking
-from harness.cells import Cell, failure_path, hardware, key_of, tensors_path
+from harness.cells import FAILED, Cell, failure_path, hardware, key_of, tensors_path
 from harness.errors import Failed, HarnessError
 from harness.records import SCHEMA_VERSION, TABLES
 from harness.seal import BLANK, is_whole, seal
@@ -256,15 +256,19 @@ class Store:
 
     def failure(self, cell: Cell) -> str | None:
         """Why the cell could not be made when it was last tried; None where it was not."""
-        return self.failures([cell.path]).get(cell.path.as_posix(), {}).get("reason")
+        return self._failure(failure_path(cell.path)).get("reason")
 
-    def failures(self, paths: Iterable[Path | str]) -> dict[str, dict[str, Any]]:
-        """Of the cells at these paths below the root, those that failed when last tried: path -> title, reason, waits, detail."""
-        found = {}
-        for path in paths:
-            with suppress(FileNotFoundError, ValueError):
-                found[str(path)] = json.loads(self.folder.read(failure_path(Path(path))))
-        return found
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """The cells that failed when last tried, by the path that they would have: title, reason, waits, detail."""
+        found = [path for name in TABLES for path in self.folder.files(name, FAILED)]
+        return {str(path).removesuffix(FAILED) + ".parquet": self._failure(path) for path in found}
+
+    def _failure(self, path: Path) -> dict[str, Any]:
+        """A failure's record; empty where there is none that can be read."""
+        with suppress(FileNotFoundError, ValueError):
+            record: dict[str, Any] = json.loads(self.folder.read(path))
+            return record
+        return {}
 
     # --- studies ---
 

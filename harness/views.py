@@ -55,7 +55,7 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
     cells += [_cell_row(present, None, cell) for cell in _cells_of_no_study(present)]
     # DuckDB reads local files many times over: those of an object store are copied, once and for the next command too.
     root = store.folder.copied({path: present[path] for cell in cells if (path := Path(cell["path"])) in present}).resolve()
-    failures = store.failures(cell["path"] for cell in cells if not cell["done"])
+    failures = store.failures()
     cells = [{**cell, **{name: failures.get(cell["path"], {}).get(name) for name in ("title", "reason", "waits")}} for cell in cells]
     connection = duckdb.connect()
     try:

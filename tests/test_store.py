@@ -126,7 +126,7 @@ def test_a_failure_is_kept_until_the_cell_is_made(store):
     assert store.failure(cell()) is None
     store.record_failure(cell(), "vib k=1 n=2", Failed("the loss is nan", "Traceback ..."))
     assert store.failure(cell()) == "the loss is nan"
-    ((path, found),) = store.failures([cell().path, BASE.path]).items()
+    ((path, found),) = store.failures().items()
     assert (path, found["title"], found["detail"], found["waits"]) == (cell().path.as_posix(), "vib k=1 n=2", "Traceback ...", False)
     assert not store.is_done(cell())
     store.write(cell(), ROWS)

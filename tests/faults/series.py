@@ -34,7 +34,6 @@ SHORT = Round(
         ("byte flipped", tables.STEPS),
         ("attack worker killed", ("attack",)),
         ("two drivers", ("attack", "defense")),
-        ("driver killed", ("attack", "defense", "baselines")),
         ("Ctrl-C", ("defense", "baselines", "black-box", "white-box")),
         ("empty file", tables.STEPS),
     )
