@@ -3,6 +3,7 @@
 A cell is made again from the very files that it was made from, in a folder of its own.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from harness import STEPS, pipeline, seeds, spec
+from harness import STEPS, locking, pipeline, seeds, spec
 from harness.cells import Cell
 from harness.errors import HarnessError
 from harness.plan import cell_title
@@ -42,11 +43,14 @@ class Finding:
 def recompute(store: Store, count: int, seed: int, data: Path | None, workers: int | None, study: str | None = None) -> Iterator[Finding]:
     """Make ``count`` finished cells again, drawn by ``seed`` among those of all studies or one, and compare them.
 
-    ``workers`` as in ``ComputeSpec``; None takes the study's. Raises HarnessError for data that are missing or others
-    than the study's.
+    ``workers`` as in ``ComputeSpec``; None takes the study's, and for results in an object store this process alone.
+    Raises HarnessError for data that are missing or others than the study's.
     """
+    if workers is None and store.local_root is None:
+        workers = 0
     studies = {name: record for name, record in store.studies().items() if study in (None, name)}
-    done = [(name, cell["path"]) for name, record in studies.items() for cell in record["cells"] if store.folder.info(cell["path"])]
+    present = {path.as_posix() for path in store.files()}
+    done = [(name, cell["path"]) for name, record in studies.items() for cell in record["cells"] if cell["path"] in present]
     random = seeds.generator(seed, "recompute")
     chosen = sorted(random.choice(len(done), size=min(count, len(done)), replace=False)) if done else []
     for name, record in studies.items():
@@ -74,8 +78,9 @@ def _study(store: Store, settings: spec.Study, paths: set[str], data: Path | Non
 
 def _step(run: pipeline.Run, store: Store, step: str, wanted: list[Cell]) -> Iterator[Finding]:
     """Cells of one step: none of them needs another."""
-    with tempfile.TemporaryDirectory(prefix="harness-") as folder:
-        run.store, run.only, run.failed = Store(Path(folder)).open(), frozenset(wanted), {}
+    folder = locking.scratch(store.local_root or Path(tempfile.gettempdir()))  # where all machines of a cluster see it
+    try:
+        run.store, run.only, run.failed = Store(folder).open(), frozenset(wanted), {}
         for need in {need for cell in wanted for need in cell.needs}:
             run.store.copy(need, store)
         pipeline.make(run, step)
@@ -83,6 +88,8 @@ def _step(run: pipeline.Run, store: Store, step: str, wanted: list[Cell]) -> Ite
             title = cell_title(cell)
             failure = run.failed.get(title)
             yield Finding(run.study.name, title, (failure.reason,) if failure else differences(cell, store, run.store))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def differences(cell: Cell, first: Store, second: Store) -> tuple[str, ...]:
