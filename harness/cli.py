@@ -4,7 +4,6 @@ import functools
 import os
 import shlex
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,10 +137,6 @@ def _run(
     with full_disk_told(results), locking.only_driver(store.local_root, study.name, waiting), Display(console) as display:
         locking.remove_abandoned(store.local_root)
         prepared = pipeline.prepare(study, store, data, display)
-        # MLflow's import and its database take seconds: made while the study runs.
-        warming = threading.Thread(target=tracking.warm_up, args=(store, uri), daemon=True)
-        if pipeline.unfinished(prepared, steps):
-            warming.start()
         made = pipeline.run_steps(prepared, steps)
         tracked, away = _track(store, study.name, results, uri, display)
     console.print(f"{made} cells made, {tracked} MLflow runs written; results in '{results}'", highlight=False)

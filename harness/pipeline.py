@@ -189,11 +189,6 @@ def cells_of(run: Run, step: str) -> list[Cell]:
     return list(cells[step]())
 
 
-def unfinished(run: Run, names: tuple[str, ...] = ALL_STEPS) -> bool:
-    """Whether anything of the named steps is left to do."""
-    return any(run.missing(cells_of(run, name)) for name in names)
-
-
 # --- III-A: the bound -----------------------------------------------------------------------------
 
 

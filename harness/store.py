@@ -187,7 +187,9 @@ class Store:
             digest = json.loads(described).get("digest")
         sealed = not described.endswith(b"}}")  # earlier versions' files have page checksums alone, and end with their facts
         if sealed and not (digest and is_whole(content, digest)):
-            raise Damaged(f"'{self.folder.locate(path)}' is damaged: its digest is not the one recorded. Delete it and run again.")
+            raise Damaged(
+                f"'{self.folder.locate(path)}' is damaged: its digest is not the one recorded. Remove it (`harness verify --repair`) and run again."
+            )
         return table
 
     def metadata(self, path: Path | str) -> dict[str, Any]:
@@ -213,11 +215,15 @@ class Store:
         path = tensors_path(cell.path)
         payload = self._read(path)
         if hashlib.sha256(payload).hexdigest() != self.metadata(cell.path)["artifact"]["sha256"]:
-            raise Damaged(f"'{self.folder.locate(path)}' is damaged: its digest is not the one recorded. Delete it and run again.")
+            raise Damaged(
+                f"'{self.folder.locate(path)}' is damaged: its digest is not the one recorded. Remove it (`harness verify --repair`) and run again."
+            )
         try:
             return load(payload)
         except SafetensorError as error:
-            raise Damaged(f"'{self.folder.locate(path)}' is no safetensors file: {error}. Delete it and run again.") from error
+            raise Damaged(
+                f"'{self.folder.locate(path)}' is no safetensors file: {error}. Remove it (`harness verify --repair`) and run again."
+            ) from error
 
     def modified(self, path: Path | str) -> float:
         """When the file at a path below the root was written, in seconds since the epoch."""
@@ -245,7 +251,9 @@ class Store:
         except HarnessError:
             raise
         except Exception as error:  # from pyarrow and json, which read nonsense in many ways
-            raise Damaged(f"'{self.folder.locate(path)}' is damaged: {error}. Delete it and run again.") from error
+            raise Damaged(
+                f"'{self.folder.locate(path)}' is damaged: {str(error).rstrip('.')}. Remove it (`harness verify --repair`) and run again."
+            ) from error
 
     # --- what failed ---
 
@@ -294,7 +302,7 @@ class Store:
             return _manifest(json.loads(self._read(path)))
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(
-                f"'{self.folder.locate(path)}' is damaged: {error}. Delete it and run its study again: no result is lost."
+                f"'{self.folder.locate(path)}' is damaged: {error}. Remove it (`harness verify --repair`) and run its study again: no result is lost."
             ) from error
 
     # --- all files ---

@@ -81,16 +81,6 @@ def destination(store: Store, uri: str | None = None) -> Destination:
     return Destination(uri, False)
 
 
-def warm_up(store: Store, uri: str | None = None) -> None:
-    """Import MLflow and make the database where there is none: the slow part of a first `sync`, safe in a thread.
-
-    Silent where MLflow is away: `sync` says so.
-    """
-    to = destination(store, uri)
-    with suppress(TrackingError), _locked(store), _reaching(to):
-        _client(store, to)
-
-
 def sync(store: Store, study: str, uri: str | None = None, progress: Callable[[int, int], None] | None = None) -> int:
     """Bring the study's runs up to date with its Parquet files; returns how many were written.
 

@@ -218,7 +218,6 @@ def test_another_process_keeps_the_lock(store: Store, monkeypatch: pytest.Monkey
     monkeypatch.setattr(tracking, "_LOCK_S", 0.1)
     with tracking._locked(store), pytest.raises(TrackingError, match=r"kept '.*\.mlflow\.lock' locked"):
         tracking.sync(store, "mini")
-    tracking.warm_up(store)
 
 
 def test_a_root_that_is_no_local_folder_keeps_its_state_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
