@@ -187,9 +187,7 @@ class Store:
             digest = json.loads(described).get("digest")
         sealed = not described.endswith(b"}}")  # earlier versions' files have page checksums alone, and end with their facts
         if sealed and not (digest and is_whole(content, digest)):
-            raise Damaged(
-                f"'{self.folder.locate(path)}' is damaged: its digest is not the one recorded. Remove it (`harness verify --repair`) and run again."
-            )
+            raise self._damaged(path, "its digest is not the one recorded")
         return table
 
     def metadata(self, path: Path | str) -> dict[str, Any]:
@@ -215,15 +213,11 @@ class Store:
         path = tensors_path(cell.path)
         payload = self._read(path)
         if hashlib.sha256(payload).hexdigest() != self.metadata(cell.path)["artifact"]["sha256"]:
-            raise Damaged(
-                f"'{self.folder.locate(path)}' is damaged: its digest is not the one recorded. Remove it (`harness verify --repair`) and run again."
-            )
+            raise self._damaged(path, "its digest is not the one recorded")
         try:
             return load(payload)
         except SafetensorError as error:
-            raise Damaged(
-                f"'{self.folder.locate(path)}' is no safetensors file: {error}. Remove it (`harness verify --repair`) and run again."
-            ) from error
+            raise self._damaged(path, f"no safetensors file: {error}") from error
 
     def modified(self, path: Path | str) -> float:
         """When the file at a path below the root was written, in seconds since the epoch."""
@@ -243,6 +237,9 @@ class Store:
         except FileNotFoundError as error:
             raise Damaged(f"'{self.folder.locate(path)}' is missing: run its study again") from error
 
+    def _damaged(self, path: Path | str, why: str) -> Damaged:
+        return Damaged(f"'{self.folder.locate(path)}' is damaged: {why.rstrip('.')}. Remove it (`harness verify --repair`) and run again")
+
     @contextmanager
     def _undamaged(self, path: Path | str) -> Iterator[None]:
         """What cannot be parsed is told as damage of the file."""
@@ -251,9 +248,7 @@ class Store:
         except HarnessError:
             raise
         except Exception as error:  # from pyarrow and json, which read nonsense in many ways
-            raise Damaged(
-                f"'{self.folder.locate(path)}' is damaged: {str(error).rstrip('.')}. Remove it (`harness verify --repair`) and run again."
-            ) from error
+            raise self._damaged(path, str(error)) from error
 
     # --- what failed ---
 
@@ -301,9 +296,7 @@ class Store:
         try:
             return _manifest(json.loads(self._read(path)))
         except (ValueError, KeyError, TypeError) as error:
-            raise Damaged(
-                f"'{self.folder.locate(path)}' is damaged: {error}. Remove it (`harness verify --repair`) and run its study again: no result is lost."
-            ) from error
+            raise self._damaged(path, str(error)) from error
 
     # --- all files ---
 
@@ -330,21 +323,20 @@ class Store:
         elif path.suffix == ".json":
             self._record(path)
         elif not checkpoints.is_whole(self.folder, path):
-            raise Damaged(f"'{self.folder.locate(path)}' is damaged: its digest does not fit")
+            raise self._damaged(path, "its digest does not fit")
 
     def _check_cell(self, path: Path) -> None:
         table, meta = self.rows(path), self.metadata(path)
-        name = f"'{self.folder.locate(path)}'"
         made = key_of(*(meta[part] for part in ("table", "partition", "columns", "spec", "needs")))
         if not path.stem == meta["key"] == made:
-            raise Damaged(f"{name} is damaged: it holds cell {meta['key']}, of settings whose key is {made}")
+            raise self._damaged(path, f"it holds cell {meta['key']}, of settings whose key is {made}")
         if table.schema.names != TABLES[meta["table"]].schema.names:
-            raise Damaged(f"{name} is damaged: its columns are not the table's")
+            raise self._damaged(path, "its columns are not the table's")
         if meta["artifact"] is not None and self._digest(path) != meta["artifact"]["sha256"]:
-            raise Damaged(f"'{self.folder.locate(tensors_path(path))}' is damaged: its digest is not the one recorded")
+            raise self._damaged(tensors_path(path), "its digest is not the one recorded")
         for need, digest in meta.get("made_from", {}).items():
             if digest and self._tensors_digest(need) not in (None, digest):
-                raise Damaged(f"{name} was made from another '{need}' than the one that is there now")
+                raise self._damaged(path, f"it was made from another '{need}' than the one that is there now")
 
     def _digest(self, path: Path) -> str:
         """Of the tensors beside a Parquet file, read piece by piece."""

@@ -155,7 +155,7 @@ def test_studies_keep_the_order_of_recording(store):
 def test_a_damaged_study_is_named(store):
     (store.root / "studies").mkdir()
     (store.root / "studies" / "x.json").write_text("{")
-    with pytest.raises(HarnessError, match=r"x.json' is damaged.*no result is lost"):
+    with pytest.raises(HarnessError, match=r"x.json' is damaged.*verify --repair"):
         store.studies()
 
 
