@@ -38,8 +38,9 @@ def main() -> int:
     def say(line: str) -> None:
         print(f"{time.monotonic() - began:7.1f} s  {line}", flush=True)
 
-    # Two ranks in the base training, so that there are gangs to break.
-    command = Command(chosen.study, ("--workers", "2", "--set", "base.workers=2"))
+    # Two ranks in each training, so that there are gangs to break.
+    gangs = (f"{training}.workers=2" for training in ("base", "defense", "adversarial_training"))
+    command = Command(chosen.study, ("--workers", "2", *(word for gang in gangs for word in ("--set", gang))))
     faults: list[Fault] = []
     try:
         if chosen.reference is None:

@@ -232,9 +232,9 @@ def second_driver(run: Run, steps: tuple[str, ...]) -> str | None:
 def lock_mlflow(run: Run, steps: tuple[str, ...]) -> str | None:
     """Someone holds MLflow's database for as long as the study runs: Parquet is written all the same."""
     run.stop()
-    database = run.results / "mlflow.db"
-    if not database.exists() or not run.step:
+    if not run.step:
         return None
+    database = _tracked(run)
     with _exclusively(database):
         driver = run.start()
         code = driver.ended()
@@ -260,10 +260,17 @@ def _exclusively(database: Path) -> Iterator[None]:
 def remove_mlflow(run: Run, steps: tuple[str, ...]) -> str | None:
     """MLflow's database is deleted, before a run or in the midst of it."""
     for _ in _moments(run, steps):
-        if (run.results / "mlflow.db").exists():
-            (run.results / "mlflow.db").unlink()
-            return f"in {run.step}"
+        _tracked(run).unlink()
+        return f"in {run.step}"
     return None
+
+
+def _tracked(run: Run) -> Path:
+    """MLflow's database with the runs so far: a study itself writes them at its end."""
+    told = harness("track", "--results", str(run.results))
+    if told.returncode:
+        raise Violation(f"harness track: {told.stdout}{told.stderr}")
+    return run.results / "mlflow.db"
 
 
 def move_clock(run: Run, steps: tuple[str, ...]) -> str | None:
