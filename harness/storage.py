@@ -172,9 +172,9 @@ class Folder:
     def _told(self, done: str, path: Path | str = "") -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise
         except OSError as error:
+            if done == "read" and isinstance(error, FileNotFoundError):
+                raise
             raise HarnessError(f"'{self.locate(path) if path else self}' cannot be {done}: {_reason(error)}") from error
 
 

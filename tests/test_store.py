@@ -1,6 +1,7 @@
 """Cells: addressed by content, written once and whole, damage found."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -171,6 +172,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HarnessError, match="cannot be written"):
         Store(tmp_path / "file" / "results").open()
+    with pytest.raises(HarnessError, match="cannot be written: No such file or directory"):
+        Store(Path("/proc/results")).open()
 
 
 def test_no_results_yet(tmp_path):
