@@ -172,7 +172,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HarnessError, match="cannot be written"):
         Store(tmp_path / "file" / "results").open()
-    with pytest.raises(HarnessError, match="cannot be written: No such file or directory"):
+    with pytest.raises(HarnessError, match="cannot be written"):
         Store(Path("/proc/results")).open()
 
 
