@@ -3,7 +3,9 @@
 import functools
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,16 @@ class _Group(click.Group):
             context.exit(2)
         except KeyboardInterrupt:
             Console(stderr=True).print("stopped: what is finished stays; the same command goes on from there")
-            context.exit(130)
+            context.exit(128 + (_caught[-1] if _caught else signal.SIGINT))
+
+
+_caught: list[int] = []  # signals
+
+
+def _stop(number: int, frame: Any) -> None:
+    """End as Ctrl-C does: of what a handler can raise, Ray's calls hand only that on as it is."""
+    _caught.append(number)
+    raise KeyboardInterrupt
 
 
 def _plain(text: str) -> str:
@@ -126,6 +137,8 @@ def _run(
     if workers is not None:
         overrides = (*overrides, f"compute.workers={workers}")
     study = spec.load(name, overrides)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # as batch systems send it
     console = Console(file=sys.stdout)
     store = Store(results)
     tracking.destination(store, uri)  # a mistake in it is told before any work

@@ -191,10 +191,12 @@ def connect(compute: ComputeSpec) -> Iterator[Cluster]:
     import ray
 
     was_connected = ray.is_initialized()
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
     found = was_connected or _attach()
-    if not was_connected and threading.current_thread() is threading.main_thread():
-        # Ray's own handler aborts with a stack trace, which leaves no time to clean up.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if main and callable(before):
+        # Ray puts a handler of its own in its place, which aborts with a stack trace and leaves no time to clean up.
+        signal.signal(signal.SIGTERM, before)
     try:
         _wait(compute, compute.wait_s if found else 0)
         resources = ray.cluster_resources()
