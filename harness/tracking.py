@@ -158,6 +158,7 @@ def _reaching(to: Destination) -> Iterator[None]:
     """Turn the ways in which a server or a database can be away into a TrackingError of one line."""
     os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # Tune may have imported it before
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError

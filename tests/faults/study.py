@@ -18,7 +18,7 @@ from faults import processes, tables
 
 PATIENCE_S = 300.0  # longer than anything but a hang, also on a busy machine
 HARNESS_ACTORS = ("ray::_Holder", "ray::Rank", "ray::ResourceTrainable", "ray::Trial")
-_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE")
 _HERE = Path(__file__).parent
 
 
@@ -308,7 +308,8 @@ class Run:
         mine = {node.process.pid for node in nodes} | {p.pid for node in nodes for p in node.tree()}
         others = [p for p in processes.below(os.getpid()) if p.pid not in mine | kept]
         others += [p for node in nodes for p in node.tree() if p.title.startswith(HARNESS_ACTORS)]
-        # Ray's agents tell the head that their raylet is gone, and wait a minute for a head that has gone, too.
+        # Ray's agents tell the head that their raylet is gone, and wait a minute for a head that has gone, too. A worker
+        # that was being started meanwhile has no work of ours, and takes as long to see that it will get none.
         self._agents += [p for p in others if p.title.startswith(_AGENTS)]
         left = processes.gone([p for p in others if not p.title.startswith(_AGENTS)], within_s=60)
         processes.reap({node.process.pid for node in nodes} | kept)
