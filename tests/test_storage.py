@@ -97,8 +97,9 @@ def test_no_copy_is_made_outside_the_cache(object_store, tmp_path, monkeypatch):
 
 
 WRITER = """
-import os, sys, time
+import os, signal, sys, time
 from harness.storage import Folder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests ignoring it
 if sys.argv[2] == "local":
     def fsync(file): print("in the middle", flush=True); time.sleep(600)
     os.fsync = fsync
