@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from harness import STEPS, locking, pipeline, seeds, spec
+from harness import STEPS, locking, seeds, spec
 from harness.cells import Cell
 from harness.errors import HarnessError
 from harness.plan import cell_title
@@ -63,6 +64,8 @@ def recompute(store: Store, count: int, seed: int, data: Path | None, workers: i
 
 
 def _study(store: Store, settings: spec.Study, paths: set[str], data: Path | None) -> Iterator[Finding]:
+    from harness import pipeline  # and with it all that computes: not for reading files back
+
     run = pipeline.prepare(settings, store, data, _Silence())
     run.chosen = pipeline.white_box_cells(run)
     cells = {step.name: [cell for cell in pipeline.cells_of(run, step.name) if cell.path.as_posix() in paths] for step in STEPS}
@@ -76,8 +79,10 @@ def _study(store: Store, settings: spec.Study, paths: set[str], data: Path | Non
         run.close()
 
 
-def _step(run: pipeline.Run, store: Store, step: str, wanted: list[Cell]) -> Iterator[Finding]:
+def _step(run: Any, store: Store, step: str, wanted: list[Cell]) -> Iterator[Finding]:
     """Cells of one step: none of them needs another."""
+    from harness import pipeline
+
     folder = locking.scratch(store.local_root or Path(tempfile.gettempdir()))  # where all machines of a cluster see it
     try:
         run.store, run.only, run.failed = Store(folder).open(), frozenset(wanted), {}
