@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.cells import Cell
-from harness.spec import AttackSpec, Pgd, PgdSpec, Study, TrainingSpec, epsilon_text
+from harness.settings import epsilon_text
+from harness.spec import AttackSpec, Pgd, PgdSpec, Study, TrainingSpec
 
 SPLITS = ("train", "test")
 

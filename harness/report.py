@@ -18,7 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from harness.errors import HarnessError, did_you_mean
-from harness.spec import epsilon_text
+from harness.settings import epsilon_text
 from harness.views import Row, query
 
 Format = Literal["rich", "md", "csv"]

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.plan import network_title
 from harness.records import SCHEMA_VERSION
-from harness.spec import epsilon_text
+from harness.settings import epsilon_text
 from harness.store import Store
 
 CONTENT_VERSION = 2  # raised when a run is made differently from the same cells: runs of another version are made anew

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from harness.errors import HarnessError, did_you_mean
+from harness.settings import Count, Epsilon, Epsilons, Name, Settings, distinct
 
 _SETTINGS_LIMIT = 1_000_000  # characters of a study as JSON; the presets have about 2,000
 
@@ -28,28 +29,6 @@ PgdEngine = Annotated[
 Restarts = Annotated[int, Field(ge=1, description="starts tried on an image until one fools it")]
 
 
-def _fraction(value: Any) -> Any:
-    """'8/255' -> 8/255; anything else is left for pydantic to judge."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", value) if isinstance(value, str) else None
-    if match and float(match[2]) == 0:
-        raise ValueError("a fraction needs a divisor other than 0")
-    return float(match[1]) / float(match[2]) if match else value
-
-
-def epsilon_text(epsilon: float) -> str:
-    """8/255 where it is a whole number of grey levels and no short decimal (0.2 is 51/255, too), else 0.3."""
-    levels = round(epsilon * 255)
-    whole = abs(epsilon * 255 - levels) < 1e-6 and abs(epsilon - round(epsilon, 2)) > 1e-9
-    return f"{levels}/255" if whole else f"{epsilon:g}"
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Twice the same would be made twice."""
-    if len(set(values)) < len(values):
-        raise ValueError("should name nothing twice")
-    return values
-
-
 def _not_zero(value: float) -> float:
     """A step of JSMA must change a pixel, or its loop has no end."""
     if abs(value) < 1e-3:
@@ -57,23 +36,12 @@ def _not_zero(value: float) -> float:
     return value
 
 
-Epsilon = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
 Theta = Annotated[float, Field(ge=-1, le=1), AfterValidator(_not_zero)]
-Epsilons = Annotated[tuple[Epsilon, ...], Field(min_length=1), AfterValidator(_distinct)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Strict(BaseModel):
-    """Frozen; unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
 
 # --- data ---------------------------------------------------------------------------------------
 
 
-class DatasetSpec(Strict):
+class DatasetSpec(Settings):
     """Which images. Subsets are stratified and drawn by the study's seed."""
 
     source: Literal["digits", "mnist", "fashion_mnist", "cifar10", "tinyimagenet", "parquet"]
@@ -108,7 +76,7 @@ class DatasetSpec(Strict):
         return self.paper or (self.source if self.source in ("mnist", "cifar10", "tinyimagenet") else None)
 
 
-class NetworkSpec(Strict):
+class NetworkSpec(Settings):
     """The classifier f1 (paper IV: VGG16)."""
 
     architecture: Literal["convnet", "vgg16"] = "vgg16"
@@ -128,7 +96,7 @@ class NetworkSpec(Strict):
 # --- training -----------------------------------------------------------------------------------
 
 
-class TrainingSpec(Strict):
+class TrainingSpec(Settings):
     """Settings of the one epoch loop. Adam, constant learning rate."""
 
     epochs: Annotated[int, Field(ge=0)]
@@ -143,12 +111,12 @@ class DefenseSpec(TrainingSpec):
     """The paper's defense (eq. 4-7): one training for every (k, n)."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
-    k: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), AfterValidator(_distinct)] = (1.0, 2.0, 2.5, 3.0)
-    n: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_distinct)] = (10, 15, 20)
+    k: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), AfterValidator(distinct)] = (1.0, 2.0, 2.5, 3.0)
+    n: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(distinct)] = (10, 15, 20)
     redraw: bool = Field(False, description="draw the perturbations anew each epoch instead of once")
 
 
-class Source(Strict):
+class Source(Settings):
     """One attack of the study, at one epsilon where it has several."""
 
     attack: str
@@ -159,20 +127,20 @@ class AdversarialTrainingSpec(TrainingSpec):
     """f1 fine-tuned on clean and adversarial images (V-D): one training for each source."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
-    sources: Annotated[tuple[Source, ...], AfterValidator(_distinct)] = ()
+    sources: Annotated[tuple[Source, ...], AfterValidator(distinct)] = ()
 
 
 # --- attacks ------------------------------------------------------------------------------------
 
 
-class Fgsm(Strict):
+class Fgsm(Settings):
     """Fast gradient sign method: Goodfellow et al. 2015. l-inf radius ``epsilon``."""
 
     method: Literal["fgsm"]
     epsilon: Epsilons
 
 
-class DeepFool(Strict):
+class DeepFool(Settings):
     """DeepFool, l2: Moosavi-Dezfooli et al. 2016, over all classes."""
 
     method: Literal["deepfool"]
@@ -182,7 +150,7 @@ class DeepFool(Strict):
     gradients: Gradients = "float32"
 
 
-class Jsma(Strict):
+class Jsma(Settings):
     """JSMA by ART's rule: the two free pixels of largest target gradient, reusable, random target."""
 
     method: Literal["jsma"]
@@ -190,7 +158,7 @@ class Jsma(Strict):
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="largest share of pixels changed")
 
 
-class JsmaPairs(Strict):
+class JsmaPairs(Settings):
     """JSMA by Papernot et al. 2016, algorithm 3: the pair with the largest saliency; saturated pixels leave."""
 
     method: Literal["jsma_pairs"]
@@ -198,7 +166,7 @@ class JsmaPairs(Strict):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
-class CwL2(Strict):
+class CwL2(Settings):
     """Carlini & Wagner 2017, l2, with binary search over the constant, each image on its own."""
 
     method: Literal["cw_l2"]
@@ -211,7 +179,7 @@ class CwL2(Strict):
     gradients: Gradients = "float32"
 
 
-class Ddn(Strict):
+class Ddn(Settings):
     """Decoupled direction and norm, l2: Rony et al. 2019. Every value of a pixel is possible, not 256 levels."""
 
     method: Literal["ddn"]
@@ -221,7 +189,7 @@ class Ddn(Strict):
     gradients: Gradients = "float32"
 
 
-class PgdSpec(Strict):
+class PgdSpec(Settings):
     """How projected gradient descent is run, whatever its step sizes."""
 
     epsilon: Epsilons
@@ -246,7 +214,7 @@ class Pgd(PgdSpec):
 
 
 AttackSpec = Annotated[Fgsm | DeepFool | Jsma | JsmaPairs | CwL2 | Ddn | Pgd, Field(discriminator="method")]
-METHODS: dict[str, type[Strict]] = {
+METHODS: dict[str, type[Settings]] = {
     get_args(model.model_fields["method"].annotation)[0]: model for model in (Fgsm, DeepFool, Jsma, JsmaPairs, CwL2, Ddn, Pgd)
 }
 
@@ -254,7 +222,7 @@ METHODS: dict[str, type[Strict]] = {
 class WhiteBoxSpec(PgdSpec):
     """PGD with full knowledge of the network (V-E), on f1 and on the strongest defended network."""
 
-    step_divisors: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1), AfterValidator(_distinct)] = (
+    step_divisors: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1), AfterValidator(distinct)] = (
         4,
         5,
         6,
@@ -268,7 +236,7 @@ class WhiteBoxSpec(PgdSpec):
 # --- the study ----------------------------------------------------------------------------------
 
 
-class ComputeSpec(Strict):
+class ComputeSpec(Settings):
     """How the work is spread. Changes no number of a bound, an attack or an evaluation."""
 
     workers: Annotated[int, Field(ge=0)] | None = Field(
@@ -282,7 +250,7 @@ class ComputeSpec(Strict):
     )
 
 
-class Study(Strict):
+class Study(Settings):
     """Everything that determines a study's numbers (``compute`` only where they are made)."""
 
     name: Name
