@@ -17,11 +17,35 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step("bound", ("bound",), "bound", "III-A, Table II, Fig. 4", "nearest neighbours, from which sigma follows"),
+    Step(
+        "bound",
+        ("bound",),
+        "bound",
+        "III-A, Table II, Fig. 4",
+        "nearest neighbours, from which sigma follows",
+    ),
     Step("base-network", ("networks", "training"), "training", "IV", "the base network f1"),
     Step("attack", ("attacks",), "attack", "III-B, Table III, Fig. 5", "adversarial images made on f1"),
-    Step("defense", ("defense", "training"), "training", "III-C, eq. 4-7", "the defended networks of the (k, n) grid"),
+    Step(
+        "defense",
+        ("defense", "training"),
+        "training",
+        "III-C, eq. 4-7",
+        "the defended networks of the (k, n) grid",
+    ),
     Step("baselines", ("baselines", "training"), "training", "V-D, Table VII", "adversarial training"),
-    Step("black-box", ("evaluation",), "evaluation", "Tables IV-VII", "every network on clean images and on f1's attacks"),
-    Step("white-box", ("evaluation", "attacks"), "evaluation", "V-E", "PGD against f1 and the strongest defended network"),
+    Step(
+        "black-box",
+        ("evaluation",),
+        "evaluation",
+        "Tables IV-VII",
+        "every network on clean images and on f1's attacks",
+    ),
+    Step(
+        "white-box",
+        ("evaluation", "attacks"),
+        "evaluation",
+        "V-E",
+        "PGD against f1 and the strongest defended network",
+    ),
 )

@@ -41,7 +41,9 @@ class Finding:
     differences: tuple[str, ...]
 
 
-def recompute(store: Store, count: int, seed: int, data: Path | None, workers: int | None, study: str | None = None) -> Iterator[Finding]:
+def recompute(
+    store: Store, count: int, seed: int, data: Path | None, workers: int | None, study: str | None = None
+) -> Iterator[Finding]:
     """Make ``count`` finished cells again, drawn by ``seed`` among those of all studies or one, and compare them.
 
     ``workers`` as in ``ComputeSpec``; None takes the study's, and for results in an object store this process alone.
@@ -51,7 +53,12 @@ def recompute(store: Store, count: int, seed: int, data: Path | None, workers: i
         workers = 0
     studies = {name: record for name, record in store.studies().items() if study in (None, name)}
     present = {path.as_posix() for path in store.files()}
-    done = [(name, cell["path"]) for name, record in studies.items() for cell in record["cells"] if cell["path"] in present]
+    done = [
+        (name, cell["path"])
+        for name, record in studies.items()
+        for cell in record["cells"]
+        if cell["path"] in present
+    ]
     random = seeds.generator(seed, "recompute")
     chosen = sorted(random.choice(len(done), size=min(count, len(done)), replace=False)) if done else []
     for name, record in studies.items():
@@ -59,7 +66,9 @@ def recompute(store: Store, count: int, seed: int, data: Path | None, workers: i
         if paths:
             settings = spec.build(record["study"])
             if workers is not None:
-                settings = settings.model_copy(update={"compute": settings.compute.model_copy(update={"workers": workers})})
+                settings = settings.model_copy(
+                    update={"compute": settings.compute.model_copy(update={"workers": workers})}
+                )
             yield from _study(store, settings, paths, data)
 
 
@@ -68,9 +77,14 @@ def _study(store: Store, settings: spec.Study, paths: set[str], data: Path | Non
 
     run = pipeline.prepare(settings, store, data, _Silence())
     run.chosen = pipeline.white_box_cells(run)
-    cells = {step.name: [cell for cell in pipeline.cells_of(run, step.name) if cell.path.as_posix() in paths] for step in STEPS}
+    cells = {
+        step.name: [cell for cell in pipeline.cells_of(run, step.name) if cell.path.as_posix() in paths]
+        for step in STEPS
+    }
     if sum(map(len, cells.values())) < len(paths):
-        raise HarnessError(f"the data in '{data}' are not those of study '{settings.name}': its cells cannot be made again from them")
+        raise HarnessError(
+            f"the data in '{data}' are not those of study '{settings.name}': its cells cannot be made again from them"
+        )
     try:
         for step, wanted in cells.items():
             if wanted:
@@ -83,7 +97,9 @@ def _step(run: Any, store: Store, step: str, wanted: list[Cell]) -> Iterator[Fin
     """Cells of one step: none of them needs another."""
     from harness import pipeline
 
-    folder = locking.scratch(store.local_root or Path(tempfile.gettempdir()))  # where all machines of a cluster see it
+    folder = locking.scratch(
+        store.local_root or Path(tempfile.gettempdir())
+    )  # where all machines of a cluster see it
     try:
         run.store, run.only, run.failed = Store(folder).open(), frozenset(wanted), {}
         for need in {need for cell in wanted for need in cell.needs}:
@@ -92,7 +108,9 @@ def _step(run: Any, store: Store, step: str, wanted: list[Cell]) -> Iterator[Fin
         for cell in wanted:
             title = cell_title(cell)
             failure = run.failed.get(title)
-            yield Finding(run.study.name, title, (failure.reason,) if failure else differences(cell, store, run.store))
+            yield Finding(
+                run.study.name, title, (failure.reason,) if failure else differences(cell, store, run.store)
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -15,7 +15,9 @@ def adversarial(inputs: Inputs, settings: dict[str, Any]) -> Objective:
     Args:
         inputs: needs ``adversarial``, one image for each clean one, in the same order.
     """
-    assert inputs.adversarial is not None and len(inputs.adversarial) == len(inputs.pixels), "one adversarial image for each clean one"
+    assert inputs.adversarial is not None and len(inputs.adversarial) == len(inputs.pixels), (
+        "one adversarial image for each clean one"
+    )
     images, made = len(inputs.pixels), inputs.adversarial
 
     def batch(indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,11 @@ def shards(queries: Images, database: Images, query_block: int = 512, database_p
     order = np.argsort(queries.labels, kind="stable")
     cuts = np.linspace(0, len(database.ids), database_parts + 1).astype(int)
     parts = [slice(int(low), int(high)) for low, high in zip(cuts, cuts[1:], strict=False)]
-    return [Shard(order[start : start + query_block], part) for start in range(0, len(order), query_block) for part in parts]
+    return [
+        Shard(order[start : start + query_block], part)
+        for start in range(0, len(order), query_block)
+        for part in parts
+    ]
 
 
 def search_shard(queries: Images, database: Images, same: bool, index: Index | None, shard: Shard) -> Found:
@@ -59,7 +63,10 @@ def rows(queries: Images, database: Images, found: Iterable[tuple[Shard, Found]]
         )
     values = int(np.prod(queries.pixels.shape[1:]))
     position_of = np.argsort(database.ids)
-    made: dict[str, Any] = {name: [] for name in ("neighbours", "image_id", "label", "neighbour_id", "neighbour_label", "distance")}
+    made: dict[str, Any] = {
+        name: []
+        for name in ("neighbours", "image_id", "label", "neighbour_id", "neighbour_label", "distance")
+    }
     for kind, nearest in kinds.items():
         at = position_of[np.searchsorted(database.ids, nearest.id, sorter=position_of)]
         made["neighbours"].append(np.full(len(queries.ids), kind, dtype=object))

@@ -53,7 +53,13 @@ class Cell:
         return Path(self.table, *folders, f"{self.key}.parquet")
 
 
-def key_of(table: str, partition: Mapping[str, str], columns: Mapping[str, Any], spec: Mapping[str, Any], needs: list[str]) -> str:
+def key_of(
+    table: str,
+    partition: Mapping[str, str],
+    columns: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    needs: list[str],
+) -> str:
     """The key of a cell of these settings, made from cells with these keys."""
     identity = [SCHEMA_VERSION, table, dict(partition), dict(columns), dict(spec), needs]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -21,7 +21,9 @@ def save(folder: Folder, cell: Cell, tensors: Mapping[str, np.ndarray], state: M
     """Replace the training's checkpoint: tensors and plain state, one atomic file."""
     from safetensors.numpy import save as encoded
 
-    payload = encoded({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"state": json.dumps(state)})
+    payload = encoded(
+        {name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"state": json.dumps(state)}
+    )
     folder.write(path_of(cell), hashlib.sha256(payload).digest() + payload)
 
 

@@ -30,7 +30,9 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except HarnessError as error:
-            Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+            Console(stderr=True, soft_wrap=True).print(
+                f"[bold red]error:[/] {_plain(str(error))}", highlight=False
+            )
             context.exit(2)
         except KeyboardInterrupt:
             Console(stderr=True).print("stopped: what is finished stays; the same command goes on from there")
@@ -56,17 +58,30 @@ _results = click.option(
     help="Folder of the results, or s3://BUCKET/PREFIX.",
 )  # fmt: skip
 _overrides = click.option(
-    "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change a setting, e.g. defense.k=[1,2]. May be repeated."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="A.B=VALUE",
+    help="Change a setting, e.g. defense.k=[1,2]. May be repeated.",
 )
 _data = click.option(
-    "--data", type=click.Path(path_type=Path), default=None, envvar="HARNESS_DATA", show_envvar=True, help="Folder of the data sets."
+    "--data",
+    type=click.Path(path_type=Path),
+    default=None,
+    envvar="HARNESS_DATA",
+    show_envvar=True,
+    help="Folder of the data sets.",
 )
 _tracking = click.option(
     "--tracking-uri", "uri", default=None, envvar="HARNESS_TRACKING_URI", show_envvar=True, metavar="URI",
     help="MLflow server (http://HOST:PORT) or sqlite:///FILE that gets the runs.  [default: mlflow.db beside the results]",
 )  # fmt: skip
-_format = click.option("--format", "kind", type=click.Choice(["rich", "md", "csv"]), default="rich", show_default=True)
-_study_option = click.option("--study", default=None, help="Only this study's results.  [default: the one run last]")
+_format = click.option(
+    "--format", "kind", type=click.Choice(["rich", "md", "csv"]), default="rich", show_default=True
+)
+_study_option = click.option(
+    "--study", default=None, help="Only this study's results.  [default: the one run last]"
+)
 
 
 def _study_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +90,9 @@ def _study_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.argument("study")
     @_overrides
     @_data
-    @click.option("--workers", type=int, default=None, help="Shards at once (compute.workers); 0 runs without Ray.")
+    @click.option(
+        "--workers", type=int, default=None, help="Shards at once (compute.workers); 0 runs without Ray."
+    )
     @_results
     @_tracking
     @functools.wraps(function)
@@ -99,7 +116,14 @@ def main() -> None:
 
 @main.command()
 @_study_options
-def run(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: str, uri: str | None) -> None:
+def run(
+    study: str,
+    overrides: tuple[str, ...],
+    data: Path | None,
+    workers: int | None,
+    results: str,
+    uri: str | None,
+) -> None:
     """Run all steps of STUDY (a preset or a YAML file), then print its tables.
 
     What is finished is not done again: run the same command after any interruption. Exit code 1 when a cell failed
@@ -109,9 +133,18 @@ def run(study: str, overrides: tuple[str, ...], data: Path | None, workers: int 
 
 
 def _step_command(name: str, summary: str, paper: str) -> None:
-    @main.command(name, help=f"One step of STUDY alone: {summary} (paper: {paper}).", short_help=f"One step: {summary}.")
+    @main.command(
+        name, help=f"One step of STUDY alone: {summary} (paper: {paper}).", short_help=f"One step: {summary}."
+    )
     @_study_options
-    def step(study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, results: str, uri: str | None) -> None:
+    def step(
+        study: str,
+        overrides: tuple[str, ...],
+        data: Path | None,
+        workers: int | None,
+        results: str,
+        uri: str | None,
+    ) -> None:
         _run(study, overrides, data, workers, results, uri, (name,), None)
 
 
@@ -147,12 +180,18 @@ def _run(
     def waiting(words: str) -> None:
         console.print(words, highlight=False, markup=False, soft_wrap=True)
 
-    with full_disk_told(results), locking.only_driver(store.local_root, study.name, waiting), Display(console) as display:
+    with (
+        full_disk_told(results),
+        locking.only_driver(store.local_root, study.name, waiting),
+        Display(console) as display,
+    ):
         locking.remove_abandoned(store.local_root)
         prepared = pipeline.prepare(study, store, data, display)
         made = pipeline.run_steps(prepared, steps)
         tracked, away = _track(store, study.name, results, uri, display)
-    console.print(f"{made} cells made, {tracked} MLflow runs written; results in '{results}'", highlight=False)
+    console.print(
+        f"{made} cells made, {tracked} MLflow runs written; results in '{results}'", highlight=False
+    )
     if away:
         console.print(away, highlight=False, markup=False, soft_wrap=True)
     if shown:
@@ -174,14 +213,18 @@ def _run(
 def _tell_failures(failed: Mapping[str, Failed]) -> None:
     """What failed by itself, a line each, and how much waits for it."""
     causes = [f"  {title}: {failure.reason}" for title, failure in failed.items() if not failure.waits]
-    shown = causes[:_SHOWN_FAILURES] + ([f"  ... and {len(causes) - _SHOWN_FAILURES} more"] if len(causes) > _SHOWN_FAILURES else [])
+    shown = causes[:_SHOWN_FAILURES] + (
+        [f"  ... and {len(causes) - _SHOWN_FAILURES} more"] if len(causes) > _SHOWN_FAILURES else []
+    )
     waiting = len(failed) - len(causes)
     head = (
         f"{len(causes)} cell{'s' * (len(causes) > 1)} failed"
         + (f" and {waiting} wait for them" if waiting else "")
         + "; the same command tries again:"
     )
-    Console(stderr=True, soft_wrap=True).print("\n".join([f"[bold red]{head}[/]", *map(_plain, shown)]), highlight=False)
+    Console(stderr=True, soft_wrap=True).print(
+        "\n".join([f"[bold red]{head}[/]", *map(_plain, shown)]), highlight=False
+    )
 
 
 def _track(store: Any, study: str, results: str, uri: str | None, display: Any) -> tuple[int, str]:
@@ -211,12 +254,40 @@ def _track(store: Any, study: str, results: str, uri: str | None, display: Any) 
 @click.argument("study", required=False)
 @_overrides
 @_data
-@click.option("--workers", type=click.IntRange(1), default=None, help="Cores or GPUs side by side.  [default: this machine's]")
-@click.option("--tflops", type=click.FloatRange(min=0, min_open=True), default=None, help="Assume this speed of a worker, measure nothing.")
-@click.option("--images", type=click.IntRange(2), default=1_281_167, show_default=True, help="Without STUDY: images of the bound.")
-@click.option("--values", type=click.IntRange(1), default=3 * 64 * 64, show_default=True, help="Without STUDY: values of an image.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=None,
+    help="Cores or GPUs side by side.  [default: this machine's]",
+)
+@click.option(
+    "--tflops",
+    type=click.FloatRange(min=0, min_open=True),
+    default=None,
+    help="Assume this speed of a worker, measure nothing.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(2),
+    default=1_281_167,
+    show_default=True,
+    help="Without STUDY: images of the bound.",
+)
+@click.option(
+    "--values",
+    type=click.IntRange(1),
+    default=3 * 64 * 64,
+    show_default=True,
+    help="Without STUDY: values of an image.",
+)
 def plan(
-    study: str | None, overrides: tuple[str, ...], data: Path | None, workers: int | None, tflops: float | None, images: int, values: int
+    study: str | None,
+    overrides: tuple[str, ...],
+    data: Path | None,
+    workers: int | None,
+    tflops: float | None,
+    images: int,
+    values: int,
 ) -> None:
     """What STUDY will cost before it runs: cells, hours, disk, memory.
 
@@ -228,32 +299,69 @@ def plan(
 
     model = growth.BoundModel.fit(growth.packaged())
     if study is None:
-        lines: list[tuple[str, ...]] = [(machine, report.duration(seconds)) for machine, seconds in growth.elsewhere(model, images, values)]
+        lines: list[tuple[str, ...]] = [
+            (machine, report.duration(seconds))
+            for machine, seconds in growth.elsewhere(model, images, values)
+        ]
         table = report.Table(
-            "bound", f"The bound of {images:,} images of {values:,} values", f"Model: {model.describe()}.", ("on", "time"), lines
+            "bound",
+            f"The bound of {images:,} images of {values:,} values",
+            f"Model: {model.describe()}.",
+            ("on", "time"),
+            lines,
         )
         click.echo(report.render([table], "rich"), nl=False)
         return
     chosen = spec.load(study, overrides)
     extent = costs.extent(chosen, data)
-    rates = costs.measured_rates(chosen, extent) if tflops is None else costs.assumed_rates(chosen, extent, tflops)
+    rates = (
+        costs.measured_rates(chosen, extent)
+        if tflops is None
+        else costs.assumed_rates(chosen, extent, tflops)
+    )
     prices = costs.price(planned(chosen, "", None), extent, rates, model)
-    click.echo(report.render([costs.table(prices, workers or costs.workers_here(), rates.source)], "rich"), nl=False)
+    click.echo(
+        report.render([costs.table(prices, workers or costs.workers_here(), rates.source)], "rich"), nl=False
+    )
     shared, each = costs.memory(chosen, extent)
-    click.echo(f"Memory: images {report.size(shared)} a machine, a training {report.size(each)} a worker beside its activations.")
+    click.echo(
+        f"Memory: images {report.size(shared)} a machine, a training {report.size(each)} a worker beside its activations."
+    )
 
 
 @main.command()
 @click.argument("parts", nargs=-1)
 @_data
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Turns of every contender that count.")
-@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads, or workers, of every contender.  [default: all cores]")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Turns of every contender that count.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=None,
+    help="CPU threads, or workers, of every contender.  [default: all cores]",
+)
 @click.option("--again", is_flag=True, help="Measure also what is measured already.")
-@click.option("--smoke", is_flag=True, help="Everything at the smallest size, on digits: a test that it runs, no measurement.")
+@click.option(
+    "--smoke",
+    is_flag=True,
+    help="Everything at the smallest size, on digits: a test that it runs, no measurement.",
+)
 @_format
 @_results
 def benchmark(
-    parts: tuple[str, ...], data: Path | None, repeats: int, threads: int | None, again: bool, smoke: bool, kind: Any, results: str
+    parts: tuple[str, ...],
+    data: Path | None,
+    repeats: int,
+    threads: int | None,
+    again: bool,
+    smoke: bool,
+    kind: Any,
+    results: str,
 ) -> None:
     """Measure the bound, the attacks and the trainings against what you would pick instead.
 
@@ -268,7 +376,9 @@ def benchmark(
     sizes = measuring.SMOKE if smoke else measuring.GPU if on.type == "cuda" else measuring.FULL
     setting = measuring.Setting(data, sizes, threads or os.cpu_count() or 1, on)
     store = Store(results)
-    measuring.run(store, setting, parts, repeats, again, lambda case, name: click.echo(f"{case}: {name}", err=True))
+    measuring.run(
+        store, setting, parts, repeats, again, lambda case, name: click.echo(f"{case}: {name}", err=True)
+    )
     report.show_benchmark(views.connect(store), kind)
 
 
@@ -318,14 +428,30 @@ def sql(query: str, kind: Any, study: str | None, results: str) -> None:
 
 
 @main.command()
-@click.option("--repair", is_flag=True, help="Remove what is damaged: the next run of its study makes it anew.")
-@click.option("--recompute", type=click.IntRange(0), default=0, metavar="N", help="Make N finished cells again and compare every value.")
+@click.option(
+    "--repair", is_flag=True, help="Remove what is damaged: the next run of its study makes it anew."
+)
+@click.option(
+    "--recompute",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Make N finished cells again and compare every value.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Which cells --recompute draws.")
 @click.option("--workers", type=int, default=None, help="As for `harness run`, for --recompute.")
 @click.option("--study", default=None, help="For --recompute: only this study's cells.  [default: all]")
 @_data
 @_results
-def verify(repair: bool, recompute: int, seed: int, workers: int | None, study: str | None, data: Path | None, results: str) -> None:
+def verify(
+    repair: bool,
+    recompute: int,
+    seed: int,
+    workers: int | None,
+    study: str | None,
+    data: Path | None,
+    results: str,
+) -> None:
     """Read every file back with checksums; exit code 1 when one is damaged.
 
     Also damaged: a cell that was made from weights or images which have since been made anew with other values.
@@ -343,12 +469,23 @@ def verify(repair: bool, recompute: int, seed: int, workers: int | None, study: 
     if repair:
         for path in damaged:
             store.remove(path)
-    click.echo(f"{cells - sum(path.suffix == '.parquet' for path in damaged)} cells whole, {len(damaged)} files damaged", nl=False)
-    click.echo(" and removed: run their studies again" if repair and damaged else "" if not damaged else "; --repair removes them")
+    click.echo(
+        f"{cells - sum(path.suffix == '.parquet' for path in damaged)} cells whole, {len(damaged)} files damaged",
+        nl=False,
+    )
+    click.echo(
+        " and removed: run their studies again"
+        if repair and damaged
+        else ""
+        if not damaged
+        else "; --repair removes them"
+    )
     different = 0
     for finding in audit.recompute(store, recompute, seed, data, workers, study) if recompute else ():
         different += bool(finding.differences)
-        click.echo(f"made again: {finding.study}: {finding.title}: {'; '.join(finding.differences) or 'identical'}")
+        click.echo(
+            f"made again: {finding.study}: {finding.title}: {'; '.join(finding.differences) or 'identical'}"
+        )
     sys.exit(1 if different or (damaged and not repair) else 0)
 
 

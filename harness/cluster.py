@@ -80,7 +80,9 @@ class Cluster:
         import ray
 
         options = {"num_cpus": 1, "num_gpus": self.gpu_share if gpu else 0.0}
-        pool = _Pool(lambda: ray.remote(_Holder).options(**options).remote(build, run, list(arguments)), self.retries)
+        pool = _Pool(
+            lambda: ray.remote(_Holder).options(**options).remote(build, run, list(arguments)), self.retries
+        )
         try:
             yield from pool.run(tasks, min(self.workers if gpu else self.cores, len(tasks)))
         finally:
@@ -90,7 +92,9 @@ class Cluster:
 class _Holder:
     """A worker's state and the function that it runs; placed as an actor by ``Cluster.map``."""
 
-    def __init__(self, build: Callable[..., Any], run: Callable[[Any, Any], Any], arguments: list[Any]) -> None:
+    def __init__(
+        self, build: Callable[..., Any], run: Callable[[Any, Any], Any], arguments: list[Any]
+    ) -> None:
         import ray
 
         values = [ray.get(value) if isinstance(value, ray.ObjectRef) else value for value in arguments]
@@ -121,7 +125,9 @@ class _Pool:
 
         waiting, attempts, results = deque(range(len(tasks))), [0] * len(tasks), 0
         starts = [0] * count
-        pending: dict[Any, tuple[int | None, int]] = {}  # reference -> position of the task (None: of the start), of its worker
+        pending: dict[
+            Any, tuple[int | None, int]
+        ] = {}  # reference -> position of the task (None: of the start), of its worker
 
         def start(place: int) -> None:
             self._workers[place] = self._start()
@@ -145,7 +151,11 @@ class _Pool:
             except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
                 # All that this worker had in hand is lost with it; it does one after the other, so the first was to blame.
                 ray.kill(self._workers[place])
-                first, *others = [pending.pop(reference)[0] for reference, (_, worker) in list(pending.items()) if worker == place]
+                first, *others = [
+                    pending.pop(reference)[0]
+                    for reference, (_, worker) in list(pending.items())
+                    if worker == place
+                ]
                 counts, at = (starts, place) if first is None else (attempts, first)
                 counts[at] += 1
                 waiting.extendleft(reversed([task for task in others if task is not None]))
@@ -202,7 +212,9 @@ def connect(compute: ComputeSpec) -> Iterator[Cluster]:
         resources = ray.cluster_resources()
         cores, gpus = int(resources.get("CPU", 0)), float(resources.get("GPU", 0))
         workers = compute.workers or int(gpus) or cores
-        yield Cluster(workers, compute.workers or cores, gpus, compute.retries, local=False, interface=compute.interface)
+        yield Cluster(
+            workers, compute.workers or cores, gpus, compute.retries, local=False, interface=compute.interface
+        )
     finally:
         if not was_connected:
             ray.shutdown()
@@ -217,11 +229,20 @@ def _wait(compute: ComputeSpec, limit: float) -> None:
     while lacking := _lacking(compute):
         waited = time.monotonic() - start
         if waited >= limit:
-            raise HarnessError(lacking + (f"; waited {limit:g} s (compute.wait_s). What becomes of nodes: `ray status`" if limit else ""))
+            raise HarnessError(
+                lacking
+                + (
+                    f"; waited {limit:g} s (compute.wait_s). What becomes of nodes: `ray status`"
+                    if limit
+                    else ""
+                )
+            )
         if waited - told >= _REMIND_S:
             told = waited
             print(
-                f"waiting for the Ray cluster, {waited:.0f} of at most {limit:g} s (compute.wait_s): {lacking}", file=sys.stderr, flush=True
+                f"waiting for the Ray cluster, {waited:.0f} of at most {limit:g} s (compute.wait_s): {lacking}",
+                file=sys.stderr,
+                flush=True,
             )
         time.sleep(min(1.0, limit - waited))
 
@@ -235,7 +256,9 @@ def _lacking(compute: ComputeSpec) -> str:
         there = ", ".join(alive) or "none"
         return f"compute.nodes: {compute.nodes or 1} nodes are asked for, the Ray cluster has {len(alive)} ({there})"
     if cores < (compute.workers or 1):
-        return f"compute.workers: {compute.workers or 1} workers need a core each, the Ray cluster has {cores}"
+        return (
+            f"compute.workers: {compute.workers or 1} workers need a core each, the Ray cluster has {cores}"
+        )
     return ""
 
 
@@ -243,7 +266,11 @@ def _alive() -> dict[str, str]:
     """Title -> id of the nodes that are there; Ray lists lost ones as well."""
     import ray
 
-    return {f"{node['NodeManagerHostname']} {node['NodeManagerAddress']}": node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return {
+        f"{node['NodeManagerHostname']} {node['NodeManagerAddress']}": node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"]
+    }
 
 
 def check_nodes(cluster: Cluster, store: Store) -> None:
@@ -259,7 +286,11 @@ def check_nodes(cluster: Cluster, store: Store) -> None:
     with store.probe() as probe:
         placed = {
             title: ray.remote(nodes.here)
-            .options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+            .options(
+                num_cpus=0,
+                max_retries=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            )
             .remote(store, probe)
             for title, node in alive.items()
         }
@@ -275,7 +306,8 @@ def check_nodes(cluster: Cluster, store: Store) -> None:
     lines = nodes.obstacles(driver, found, str(store.folder), cluster.interface)
     if lines:
         raise HarnessError(
-            "the machines of the Ray cluster can't work on this study together:\n" + "\n".join(f"  {line}" for line in lines)
+            "the machines of the Ray cluster can't work on this study together:\n"
+            + "\n".join(f"  {line}" for line in lines)
         )
 
 
@@ -292,7 +324,11 @@ def _attach() -> bool:
         _keep_token_private()
         ray.init(address="local", include_dashboard=False, **quiet)
         return False
-    source = f"RAY_ADDRESS={named}" if named else f"{address}, which this machine has joined (to run without it: `ray stop`)"
+    source = (
+        f"RAY_ADDRESS={named}"
+        if named
+        else f"{address}, which this machine has joined (to run without it: `ray stop`)"
+    )
     if not _answers(address):
         raise HarnessError(f"no Ray cluster answers at {source}")
     try:
@@ -320,7 +356,10 @@ def _keep_token_private() -> None:
         if path.exists():
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
-        elif os.environ.get("RAY_AUTH_MODE", "token") == "token" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        elif os.environ.get("RAY_AUTH_MODE", "token") == "token" and not {
+            "RAY_AUTH_TOKEN",
+            "RAY_AUTH_TOKEN_PATH",
+        } & set(os.environ):
             path.parent.mkdir(mode=0o700, exist_ok=True)
             made = path.with_name(f".auth_token.{os.getpid()}")
             with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -27,7 +27,12 @@ from harness.spec import AttackSpec, Fgsm, Study
 _CALIBRATION_S = 1.0  # of measuring each rate
 # Bytes of a Parquet file beside its rows (its whole specification among them), and of a compressed row: fitted to 207
 # files of cut and whole studies on digits, MNIST and CIFAR-10, each within 23 %.
-_TABLE_BYTES = {"bound": (3_580, 10.1), "attack": (8_530, 18.0), "evaluation": (8_560, 3.5), "training": (8_620, 5.4)}
+_TABLE_BYTES = {
+    "bound": (3_580, 10.1),
+    "attack": (8_530, 18.0),
+    "evaluation": (8_560, 3.5),
+    "training": (8_620, 5.4),
+}
 # Iterations of attacks that end by themselves: typical for small networks on MNIST and CIFAR-10, a factor of two is usual.
 _DEEPFOOL_STEPS = 4
 _JSMA_SHARE = 0.06  # of the values; two a step
@@ -121,7 +126,10 @@ def measured_rates(study: Study, size: Extent) -> Rates:
     images = Images(pixels, np.arange(len(pixels)) % size.classes, np.arange(len(pixels)))
     network, on = _network(study, size), networks.device()
     torch.set_num_threads(1)
-    x, labels, ids = networks.as_input(networks.to_tensor(pixels, on)), *(networks.to_tensor(v, on) for v in (images.labels, images.ids))
+    x, labels, ids = (
+        networks.as_input(networks.to_tensor(pixels, on)),
+        *(networks.to_tensor(v, on) for v in (images.labels, images.ids)),
+    )
     frozen = network.to(on).eval()
     fgsm = Fgsm(method="fgsm", epsilon=(0.1,))
     found = (
@@ -130,7 +138,9 @@ def measured_rates(study: Study, size: Extent) -> Rates:
     )
     torch.set_num_threads(study.defense.threads)
     objective = training.supervised(training.Inputs(networks.to_tensor(pixels, on), labels, ids), {})
-    run = training.Training(network, objective, study.defense.model_copy(update={"epochs": 1}), 0, images.take(slice(0, 1)))
+    run = training.Training(
+        network, objective, study.defense.model_copy(update={"epochs": 1}), 0, images.take(slice(0, 1))
+    )
     run.start()
     return Rates(_rate(len(pixels), run.run_epoch), *found, f"measured on {training.device_name(on)}")
 
@@ -168,10 +178,22 @@ def price(plan: Plan, size: Extent, rates: Rates, model: BoundModel) -> list[Pri
 
     def train(step: str, networks: int, samples: int, epochs: int, workers: int) -> Price:
         per = epochs * (samples / rates.trained + size.test / rates.forwards)
-        return Price(step, networks, networks * per, networks * workers, networks * (weights + _table_bytes("training", epochs + 1)))
+        return Price(
+            step,
+            networks,
+            networks * per,
+            networks * workers,
+            networks * (weights + _table_bytes("training", epochs + 1)),
+        )
 
-    attack_s = sum(counts[a.split] * gradients(a.settings, size.classes, size.values) for a in plan.attacks) / rates.gradients
-    attack_bytes = sum(len(a.cells) * (4 * size.values * counts[a.split] + _table_bytes("attack", counts[a.split])) for a in plan.attacks)
+    attack_s = (
+        sum(counts[a.split] * gradients(a.settings, size.classes, size.values) for a in plan.attacks)
+        / rates.gradients
+    )
+    attack_bytes = sum(
+        len(a.cells) * (4 * size.values * counts[a.split] + _table_bytes("attack", counts[a.split]))
+        for a in plan.attacks
+    )
     tested = _table_bytes("evaluation", size.test)
     task = BATCHES_PER_TASK * study.batch_size
     blocks = sum(-(-counts[a.split] // task) for a in plan.attacks)
@@ -208,7 +230,15 @@ def table(prices: list[Price], workers: int, source: str) -> report.Table:
     for price in prices:
         seconds = price.seconds / max(1, min(workers, price.workers))
         total_s, total_bytes = total_s + seconds, total_bytes + price.bytes
-        lines.append((price.step, str(price.cells), report.duration(price.seconds), report.duration(seconds), report.size(price.bytes)))
+        lines.append(
+            (
+                price.step,
+                str(price.cells),
+                report.duration(price.seconds),
+                report.duration(seconds),
+                report.size(price.bytes),
+            )
+        )
     lines.append(
         (
             "all",
@@ -219,7 +249,13 @@ def table(prices: list[Price], workers: int, source: str) -> report.Table:
         )
     )
     note = f"Rates of one worker: {source}. Starting workers (seconds a step) is left out."
-    return report.Table("plan", "Price of the study", note, ("step", "cells", "one worker", f"{workers} workers", "disk"), lines)
+    return report.Table(
+        "plan",
+        "Price of the study",
+        note,
+        ("step", "cells", "one worker", f"{workers} workers", "disk"),
+        lines,
+    )
 
 
 def memory(study: Study, size: Extent) -> tuple[int, int]:

@@ -78,15 +78,21 @@ def load(spec: DatasetSpec, data: Path | None, seed: int) -> Dataset:
     classes = _present(spec, source)
     if spec.classes is not None:
         if spec.classes > len(classes):
-            raise HarnessError(f"{spec.label}: expected at most the {len(classes)} classes present, got classes: {spec.classes}")
+            raise HarnessError(
+                f"{spec.label}: expected at most the {len(classes)} classes present, got classes: {spec.classes}"
+            )
         classes = np.sort(_generator(seed, "classes").permutation(classes)[: spec.classes])
     train, test = (_subset(spec, split, getattr(source, split), classes, seed) for split in ("train", "test"))
     names = tuple(source.names[label] for label in classes.tolist())
     empty = [name for label, name in enumerate(names) if not (train.labels == label).any()]
     if empty:
-        raise HarnessError(f"{spec.label}: train_limit {spec.train_limit} leaves no training image of {some(empty)}")
+        raise HarnessError(
+            f"{spec.label}: train_limit {spec.train_limit} leaves no training image of {some(empty)}"
+        )
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
-        raise HarnessError(f"{spec.label}: expected images of one size, got {size(train.pixels)} (train) and {size(test.pixels)} (test)")
+        raise HarnessError(
+            f"{spec.label}: expected images of one size, got {size(train.pixels)} (train) and {size(test.pixels)} (test)"
+        )
     return Dataset(names, train, test)
 
 
@@ -104,8 +110,13 @@ def _present(spec: DatasetSpec, source: Source) -> np.ndarray:
     present = np.unique(source.train.labels)
     unnamed = [label for label in present.tolist() if label not in source.names]
     if unnamed:
-        raise HarnessError(f"{spec.label}: expected labels of the {len(source.names)} named classes, got {some(unnamed)} in train")
-    strange = [f"{label} ({source.names.get(label, 'unnamed')})" for label in np.setdiff1d(source.test.labels, present).tolist()]
+        raise HarnessError(
+            f"{spec.label}: expected labels of the {len(source.names)} named classes, got {some(unnamed)} in train"
+        )
+    strange = [
+        f"{label} ({source.names.get(label, 'unnamed')})"
+        for label in np.setdiff1d(source.test.labels, present).tolist()
+    ]
     if strange:
         raise HarnessError(f"{spec.label}: test has labels that no training image has: {some(strange)}")
     if len(present) < 2:
@@ -118,9 +129,13 @@ def _subset(spec: DatasetSpec, name: str, split: Split, classes: np.ndarray, see
     keep = np.flatnonzero(np.isin(split.labels, classes))
     limit = getattr(spec, f"{name}_limit")
     if not len(keep):
-        raise HarnessError(f"{spec.label}: expected {name} images of the classes {some(classes.tolist())}, got none")
+        raise HarnessError(
+            f"{spec.label}: expected {name} images of the classes {some(classes.tolist())}, got none"
+        )
     if limit is not None and limit > len(keep):
-        raise HarnessError(f"{spec.label}: expected {name}_limit to be at most the {len(keep)} images that there are, got {limit}")
+        raise HarnessError(
+            f"{spec.label}: expected {name}_limit to be at most the {len(keep)} images that there are, got {limit}"
+        )
     if limit is not None and limit < len(keep):
         keep = keep[stratified(split.labels[keep], limit, _generator(seed, name))]
     ids = split.ids[keep]

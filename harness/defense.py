@@ -24,7 +24,9 @@ def objective(inputs: Inputs, settings: dict[str, Any]) -> Objective:
         inputs: needs ``distance`` and ``teacher``.
         settings: k (eq. 3), n, redraw, seed.
     """
-    assert inputs.distance is not None and inputs.teacher is not None, "the defense needs the bound and f1's outputs"
+    assert inputs.distance is not None and inputs.teacher is not None, (
+        "the defense needs the bound and f1's outputs"
+    )
     images, shape = len(inputs.pixels), inputs.pixels.shape[1:]
     n, teacher = int(settings["n"]), inputs.teacher
     sigma = inputs.distance / (2 * settings["k"])
@@ -35,7 +37,9 @@ def objective(inputs: Inputs, settings: dict[str, Any]) -> Objective:
         if settings["redraw"]:
             draw = draw + (epoch - 1) * n
         noise = seeds.normal(seed, inputs.ids[image], draw, shape.numel()).view(-1, *shape)
-        return networks.as_input(inputs.pixels[image]) + sigma[image].view(-1, 1, 1, 1) * noise, teacher[image]
+        return networks.as_input(inputs.pixels[image]) + sigma[image].view(-1, 1, 1, 1) * noise, teacher[
+            image
+        ]
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         return F.kl_div(F.log_softmax(logits, dim=1), targets, reduction="none", log_target=True).sum(1)

@@ -29,7 +29,11 @@ class Failed:
     def of(cls, error: BaseException) -> "Failed":
         """From what was raised; the type's name stands before all but our own words."""
         lines = str(error).strip().splitlines() or [""]
-        reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {lines[-1]}".removesuffix(": ")
+        reason = (
+            str(error)
+            if isinstance(error, HarnessError)
+            else f"{type(error).__name__}: {lines[-1]}".removesuffix(": ")
+        )
         return cls(reason, "".join(traceback.format_exception(error)))
 
 

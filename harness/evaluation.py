@@ -14,7 +14,9 @@ from harness.attacks.gradients import logits
 from harness.datasets import Images
 from harness.spec import AttackSpec, Protocol
 
-BATCHES_PER_TASK = 4  # images that take the place of those that are done: what is not full is a task's last batch
+BATCHES_PER_TASK = (
+    4  # images that take the place of those that are done: what is not full is a task's last batch
+)
 
 
 def blocks(count: int, size: int) -> list[slice]:
@@ -23,7 +25,12 @@ def blocks(count: int, size: int) -> list[slice]:
 
 
 def attack_block(
-    network: networks.Classifier, images: Images, settings: AttackSpec, protocol: Protocol, seed: int, batch_size: int
+    network: networks.Classifier,
+    images: Images,
+    settings: AttackSpec,
+    protocol: Protocol,
+    seed: int,
+    batch_size: int,
 ) -> list[tuple[dict[str, Any], np.ndarray]]:
     """Attack one block: for each epsilon the rows by column, and the adversarial images float32 [B, C, H, W].
 
@@ -35,7 +42,9 @@ def attack_block(
     predicted = logits(network, clean, batch_size).argmax(1)
     started = networks.to_tensor(images.labels, on) if protocol == "label" else predicted
     began = time.perf_counter()
-    made = attacks.perturb(network, clean, started, networks.to_tensor(images.ids, on), settings, seed, batch_size)
+    made = attacks.perturb(
+        network, clean, started, networks.to_tensor(images.ids, on), settings, seed, batch_size
+    )
     # One gradient serves every epsilon: the time is the block's, shared out evenly.
     seconds = (time.perf_counter() - began) / (len(images.ids) * len(made))
     results = []
@@ -53,7 +62,12 @@ def attack_block(
 
 
 def white_box_block(
-    network: networks.Classifier, images: Images, settings: AttackSpec, protocol: Protocol, seed: int, batch_size: int
+    network: networks.Classifier,
+    images: Images,
+    settings: AttackSpec,
+    protocol: Protocol,
+    seed: int,
+    batch_size: int,
 ) -> np.ndarray:
     """Predictions int64 [B] on images made against this very network."""
     ((rows, _),) = attack_block(network, images, settings, protocol, seed, batch_size)

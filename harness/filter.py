@@ -8,16 +8,36 @@ what is left after the last level is measured. See ``partition`` for the bounds.
 import numpy as np
 
 from harness.datasets import Images
-from harness.nearest import ALL, EXACT_VALUES, FAR, Found, Nearest, Work, around, blocks_by_class, distances, hamming, rows_of, tiles
+from harness.nearest import (
+    ALL,
+    EXACT_VALUES,
+    FAR,
+    Found,
+    Nearest,
+    Work,
+    around,
+    blocks_by_class,
+    distances,
+    hamming,
+    rows_of,
+    tiles,
+)
 from harness.partition import Index
 
 QUERY_BLOCK = 128  # queries of one class that are filtered together
-BLOCK_BYTES = 1 << 24  # of these queries' float32 pixels, and of the candidates measured at once, for large images
+BLOCK_BYTES = (
+    1 << 24
+)  # of these queries' float32 pixels, and of the candidates measured at once, for large images
 TILE = 2048  # images bounded at once: tile and bounds stay in the cache
-BUFFER = 1 << 20  # candidates kept before they are measured: bounds the memory where the filter rules out little
+BUFFER = (
+    1 << 20
+)  # candidates kept before they are measured: bounds the memory where the filter rules out little
 NEVER = np.iinfo(np.int32).max  # steps
 LISTED = 512  # candidates of one query bounded at once
-FIRST, NEXT = 16, 128  # candidates of one query measured at once, the most promising first: they lower the limits for the rest
+FIRST, NEXT = (
+    16,
+    128,
+)  # candidates of one query measured at once, the most promising first: they lower the limits for the rest
 
 
 def search(queries: Images, database: Images, same: bool, index: Index, part: slice = ALL) -> Found:
@@ -28,7 +48,10 @@ def search(queries: Images, database: Images, same: bool, index: Index, part: sl
     for label, at in blocks_by_class(queries.labels, min(QUERY_BLOCK, store.fitting)):
         foreign, kin = around(slices, label)
         block = _Block(flat[at], queries.ids[at] if same else None, kin, store)
-        for rows in [*foreign, kin]:  # the own class last: what is found in others limits the search for any class
+        for rows in [
+            *foreign,
+            kin,
+        ]:  # the own class last: what is found in others limits the search for any class
             for tile in tiles(rows, TILE):
                 block.look(tile)
         block.measure()
@@ -43,7 +66,9 @@ class _Rows:
 
     def __init__(self, stored: np.ndarray, count: int) -> None:
         self._stored = stored
-        self._narrow, self._wide = (np.empty((count, stored.shape[1]), dtype) for dtype in (stored.dtype, np.float32))
+        self._narrow, self._wide = (
+            np.empty((count, stored.shape[1]), dtype) for dtype in (stored.dtype, np.float32)
+        )
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         narrow, wide = self._narrow[: len(rows)], self._wide[: len(rows)]
@@ -133,7 +158,9 @@ class _Block:
         self._waiting.clear()
         kin = ((row >= self._kin.start) & (row < self._kin.stop)).astype(np.intp)
         near = np.flatnonzero(steps <= self._most_steps()[kin, query])
-        near = near[np.argsort(query[near].astype(np.int16), kind="stable")]  # by query; of 16 bits: a radix sort
+        near = near[
+            np.argsort(query[near].astype(np.int16), kind="stable")
+        ]  # by query; of 16 bits: a radix sort
         ends = np.cumsum(np.bincount(query[near], minlength=len(self._pixels))).tolist()
         row, kin = row[near], kin[near]
         for at, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
@@ -161,9 +188,13 @@ class _Block:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Measure the most promising rows, which may lower the limits, and return those of the others that are left."""
         last = len(self._projected) - 1
-        first = ALL if len(row) <= size else np.argpartition(bound - self._limits(last, query)[kin], size)[:size]
+        first = (
+            ALL if len(row) <= size else np.argpartition(bound - self._limits(last, query)[kin], size)[:size]
+        )
         chosen, of_kin = row[first], kin[first]
-        measured = distances(self._pixels[query : query + 1], self._store.pixels.take(self._store.order[chosen]))[0]
+        measured = distances(
+            self._pixels[query : query + 1], self._store.pixels.take(self._store.order[chosen])
+        )[0]
         self.work += Work(exact=len(chosen))
         for kind, nearest in enumerate((self.other, self.own)):
             which = of_kin == kind

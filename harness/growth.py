@@ -12,7 +12,9 @@ from scipy.optimize import nnls
 from harness.errors import HarnessError
 
 _GPU_BLOCKS = 192  # of the filter's first level on a GPU: assumed
-_GPU_ELEMENTS_PER_S = 2e12  # pixel differences on one H100: reasoned from its memory and instruction rates, not measured
+_GPU_ELEMENTS_PER_S = (
+    2e12  # pixel differences on one H100: reasoned from its memory and instruction rates, not measured
+)
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,19 @@ class BoundModel:
             values = Counter(row.values for row in filtered if row.data == data).most_common(1)[0][0]
             same = [row for row in filtered if row.data == data and row.values == values]
             if len(same) >= 3:
-                exponent, scale = np.polyfit(np.log([row.images for row in same]), np.log([row.candidates for row in same]), 1)
+                exponent, scale = np.polyfit(
+                    np.log([row.images for row in same]), np.log([row.candidates for row in same]), 1
+                )
                 curves[data] = (values, float(np.exp(scale)), float(exponent))
         if not curves:
-            raise HarnessError("the growth of the bound is not measured at three sizes: run `harness benchmark growth`")
+            raise HarnessError(
+                "the growth of the bound is not measured at three sizes: run `harness benchmark growth`"
+            )
         seconds = np.array([row.seconds for row in filtered])
-        terms = np.array([(1.0, row.images, row.candidates, row.candidates * row.values) for row in filtered]) / seconds[:, None]
+        terms = (
+            np.array([(1.0, row.images, row.candidates, row.candidates * row.values) for row in filtered])
+            / seconds[:, None]
+        )
         query_s, pair_s, candidate_s, value_s = (float(cost) for cost in nnls(terms, np.ones(len(terms)))[0])
         brute = [row.seconds / (row.images * row.values) for row in rows if row.candidates >= row.images]
         brute_s = float(np.median(brute)) if brute else math.inf
@@ -67,7 +76,10 @@ class BoundModel:
 
     def describe(self) -> str:
         """The fit in words."""
-        curves = "; ".join(f"{data}: {scale:.2g} n^{exponent:.2f} candidates" for data, (_, scale, exponent) in self.curves.items())
+        curves = "; ".join(
+            f"{data}: {scale:.2g} n^{exponent:.2f} candidates"
+            for data, (_, scale, exponent) in self.curves.items()
+        )
         return (
             f"time of a core for a query = {1e6 * self.query_s:.3g} us + {1e9 * self.pair_s:.3g} ns x images + "
             f"({1e9 * self.candidate_s:.3g} ns + {1e9 * self.value_s:.2g} ns x values) x candidates "
@@ -82,7 +94,11 @@ class BoundModel:
 
     def seconds(self, queries: int, images: int, values: int) -> float:
         """Of one core."""
-        filtered = self.query_s + self.pair_s * images + (self.candidate_s + self.value_s * values) * self.candidates(images, values)[1]
+        filtered = (
+            self.query_s
+            + self.pair_s * images
+            + (self.candidate_s + self.value_s * values) * self.candidates(images, values)[1]
+        )
         return queries * min(filtered, self.brute_s * images * values)
 
 
@@ -90,7 +106,13 @@ def packaged() -> list[Growth]:
     """The measurements that come with the harness: `harness benchmark growth` on the CPU that growth.csv names."""
     with (resources.files("harness") / "growth.csv").open() as file:
         return [
-            Growth(row["data"], int(row["images"]), int(row["values"]), float(row["seconds"]), float(row["candidates"]))
+            Growth(
+                row["data"],
+                int(row["images"]),
+                int(row["values"]),
+                float(row["seconds"]),
+                float(row["candidates"]),
+            )
             for row in csv.DictReader(line for line in file if not line.startswith("#"))
         ]
 
@@ -99,7 +121,10 @@ def elsewhere(model: BoundModel, n: int, values: int) -> list[tuple[str, float]]
     """(machine, seconds) of the bound of n images among themselves on other machines; each line says what it assumes."""
     data, left = model.candidates(n, values)
     assumed = f"{_GPU_ELEMENTS_PER_S:.0e} differences/s a GPU"
-    brute, filtered = n * n * values / _GPU_ELEMENTS_PER_S, n * (n * _GPU_BLOCKS + left * values) / _GPU_ELEMENTS_PER_S
+    brute, filtered = (
+        n * n * values / _GPU_ELEMENTS_PER_S,
+        n * (n * _GPU_BLOCKS + left * values) / _GPU_ELEMENTS_PER_S,
+    )
     alone = model.seconds(n, n, values)
     return [
         (f"1 core like those measured; {left:,.0f} candidates a query, grown as on {data}", alone),

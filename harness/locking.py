@@ -19,7 +19,9 @@ from pathlib import Path
 from harness.errors import HarnessError
 
 _LOOK_EVERY_S = 0.2
-_FOREIGN_AGE_S = 7 * 24 * 3600  # of another machine's temporary file: whether its writer lives cannot be seen from here
+_FOREIGN_AGE_S = (
+    7 * 24 * 3600
+)  # of another machine's temporary file: whether its writer lives cannot be seen from here
 
 
 @contextmanager
@@ -37,15 +39,23 @@ def only_driver(root: Path | None, study: str, say: Callable[[str], None]) -> It
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
-        raise HarnessError(f"the results folder '{root}' cannot be written: {error.strerror or error}") from error
+        raise HarnessError(
+            f"the results folder '{root}' cannot be written: {error.strerror or error}"
+        ) from error
     with file:
         waiting = False
         while not _locked(file.fileno()):
             if not waiting:
                 waiting = True
-                say(f"study '{study}' is being run on these results by {_holder(path)}: waiting until it ends")
+                say(
+                    f"study '{study}' is being run on these results by {_holder(path)}: waiting until it ends"
+                )
             time.sleep(_LOOK_EVERY_S)
-        holder = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+        holder = {
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         with suppress(OSError):  # a full disk is told by what is written next
             file.truncate(0)
             file.write(json.dumps(holder))
@@ -120,7 +130,10 @@ def _abandoned(path: Path) -> bool:
 def _machine() -> str:
     """What tells where process numbers mean the same: the host, since it was started, and the container."""
     parts = [platform.node(), str(uuid.getnode())]
-    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
+    for read in (
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text(),
+        lambda: os.readlink("/proc/self/ns/pid"),
+    ):
         with suppress(OSError):
             parts.append(read())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

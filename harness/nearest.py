@@ -94,7 +94,9 @@ class Classes:
         """(label, rows) of each class's images at the positions ``part``."""
         first, last, _ = part.indices(len(self.order))
         found = []
-        for label, low, high in zip(self.labels.tolist(), self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True):
+        for label, low, high in zip(
+            self.labels.tolist(), self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True
+        ):
             start, stop = (low + int(np.searchsorted(self.order[low:high], end)) for end in (first, last))
             if start < stop:
                 found.append((label, slice(start, stop)))

@@ -10,7 +10,20 @@ import numpy as np
 import torch
 
 from harness.datasets import Images
-from harness.nearest import ALL, EXACT_VALUES, FAR, Classes, Found, Nearest, Work, around, blocks_by_class, gpu_distances, rows_of, tiles
+from harness.nearest import (
+    ALL,
+    EXACT_VALUES,
+    FAR,
+    Classes,
+    Found,
+    Nearest,
+    Work,
+    around,
+    blocks_by_class,
+    gpu_distances,
+    rows_of,
+    tiles,
+)
 from harness.partition import Index, Partition
 
 QUERY_BLOCK = 512
@@ -27,7 +40,9 @@ class Database:
         self._classes, self._device = Classes.of(images.labels), device
         order = self._classes.order
         self._rows = torch.empty((len(order), rows_of(images).shape[1]), dtype=torch.uint8, device=device)
-        for tile in tiles(slice(0, len(order)), max(1, TILE_BYTES // self._rows.shape[1])):  # a copy in order, piece by piece
+        for tile in tiles(
+            slice(0, len(order)), max(1, TILE_BYTES // self._rows.shape[1])
+        ):  # a copy in order, piece by piece
             self._rows[tile] = torch.from_numpy(rows_of(images)[order[tile]]).to(device)
         self._ids = torch.from_numpy(images.ids[order]).to(device)
         level = index.levels[0] if index is not None and index.levels else None
@@ -41,7 +56,9 @@ class Database:
         work, slices = Work(), self._classes.slices(part)
         for label, at in blocks_by_class(queries.labels, QUERY_BLOCK):
             kinds = [_Best(len(at), self._device) for _ in range(2)]
-            block = _Queries(rows_of(queries)[at], queries.ids[at] if same else None, self._partition, self._device)
+            block = _Queries(
+                rows_of(queries)[at], queries.ids[at] if same else None, self._partition, self._device
+            )
             foreign, kin = around(slices, label)
             for rows in [*foreign, kin]:
                 for tile in tiles(rows, max(1, TILE_BYTES // (4 * self._rows.shape[1]))):
@@ -67,12 +84,16 @@ class Database:
         known = torch.isfinite(bounds[everyone, lowest])
         exact = self._measure(block, tile, everyone[known], lowest[known], best)
         # A float32 sum may exceed the true bound by its rounding: the limit is raised by as much.
-        nearest = torch.minimum(best.distance, limit.distance).double() * (1 + (block.projected.shape[1] + 4) * 2.0**-24)
+        nearest = torch.minimum(best.distance, limit.distance).double() * (
+            1 + (block.projected.shape[1] + 4) * 2.0**-24
+        )
         query, row = (bounds <= nearest.float()[:, None]).nonzero(as_tuple=True)
         exact += self._measure(block, tile, query, row, best)
         return Work(bounds.numel(), (len(query),), exact)
 
-    def _measure(self, block: "_Queries", tile: slice, query: torch.Tensor, row: torch.Tensor, best: "_Best") -> int:
+    def _measure(
+        self, block: "_Queries", tile: slice, query: torch.Tensor, row: torch.Tensor, best: "_Best"
+    ) -> int:
         """Measure some pairs, piece by piece; how many."""
         exact = torch.float32 if self._rows.shape[1] <= EXACT_VALUES else torch.float64
         for some in tiles(slice(0, len(query)), max(1, PAIR_BYTES // (4 * self._rows.shape[1]))):
@@ -93,17 +114,23 @@ class Database:
 class _Queries:
     """Queries of one class on a device."""
 
-    def __init__(self, rows: np.ndarray, own_ids: np.ndarray | None, partition: Partition | None, device: torch.device) -> None:
+    def __init__(
+        self, rows: np.ndarray, own_ids: np.ndarray | None, partition: Partition | None, device: torch.device
+    ) -> None:
         self.pixels = torch.from_numpy(rows).to(device).float()
         self.ids = None if own_ids is None else torch.from_numpy(own_ids).to(device)
-        self.projected = torch.from_numpy(partition.project(rows)).to(device) if partition else self.pixels[:, :0]
+        self.projected = (
+            torch.from_numpy(partition.project(rows)).to(device) if partition else self.pixels[:, :0]
+        )
 
 
 class _Best:
     """Nearest so far of each query on a device; FAR where none."""
 
     def __init__(self, count: int, device: torch.device) -> None:
-        self.distance, self.id = (torch.full((count,), FAR, dtype=torch.int64, device=device) for _ in range(2))
+        self.distance, self.id = (
+            torch.full((count,), FAR, dtype=torch.int64, device=device) for _ in range(2)
+        )
 
     def improve_all(self, measured: torch.Tensor, ids: torch.Tensor) -> None:
         """With distances [Q, T], inf where none, to images of some ids."""
@@ -116,11 +143,16 @@ class _Best:
         """With int64 distances [M] from some queries to images of some ids."""
         distance = torch.full_like(self.distance, FAR).scatter_reduce(0, query, measured, "amin")
         first = measured == distance[query]
-        self._merge(distance, torch.full_like(self.id, FAR).scatter_reduce(0, query[first], ids[first], "amin"))
+        self._merge(
+            distance, torch.full_like(self.id, FAR).scatter_reduce(0, query[first], ids[first], "amin")
+        )
 
     def _merge(self, distance: torch.Tensor, id: torch.Tensor) -> None:
         better = (distance < self.distance) | ((distance == self.distance) & (id < self.id))
-        self.distance, self.id = torch.where(better, distance, self.distance), torch.where(better, id, self.id)
+        self.distance, self.id = (
+            torch.where(better, distance, self.distance),
+            torch.where(better, id, self.id),
+        )
 
     def on_host(self) -> Nearest:
         return Nearest(self.distance.cpu().numpy(), self.id.cpu().numpy())

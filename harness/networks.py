@@ -47,7 +47,10 @@ def _vgg16(channels: int, size: tuple[int, int], classes: int, spec: NetworkSpec
     return Vgg16(size, classes)
 
 
-BODIES: dict[str, Callable[[int, tuple[int, int], int, NetworkSpec], nn.Module]] = {"convnet": _convnet, "vgg16": _vgg16}
+BODIES: dict[str, Callable[[int, tuple[int, int], int, NetworkSpec], nn.Module]] = {
+    "convnet": _convnet,
+    "vgg16": _vgg16,
+}
 
 
 def build(spec: NetworkSpec, pixels: np.ndarray, classes: int, seed: int, initial: bool = True) -> Classifier:
@@ -59,7 +62,9 @@ def build(spec: NetworkSpec, pixels: np.ndarray, classes: int, seed: int, initia
     """
     channels, size = pixels.shape[1], (pixels.shape[2], pixels.shape[3])
     if min(size) < 4 or channels not in (1, 3):
-        raise HarnessError(f"networks take images of 1 or 3 channels and at least 4 x 4 pixels, got {channels} x {size[0]} x {size[1]}")
+        raise HarnessError(
+            f"networks take images of 1 or 3 channels and at least 4 x 4 pixels, got {channels} x {size[0]} x {size[1]}"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = BODIES[spec.architecture](channels, size, classes, spec)
@@ -68,8 +73,14 @@ def build(spec: NetworkSpec, pixels: np.ndarray, classes: int, seed: int, initia
         if initial:
             load_pretrained(body, pretrained_file(spec))
         return Classifier(body, IMAGENET_MEAN, IMAGENET_STD)
-    scale = [pixels[:, c].astype(np.float32) / 255 for c in range(channels)] if len(pixels) <= 4096 else _sampled(pixels)
-    return Classifier(body, tuple(float(x.mean()) for x in scale), tuple(max(float(x.std()), 1e-3) for x in scale))
+    scale = (
+        [pixels[:, c].astype(np.float32) / 255 for c in range(channels)]
+        if len(pixels) <= 4096
+        else _sampled(pixels)
+    )
+    return Classifier(
+        body, tuple(float(x.mean()) for x in scale), tuple(max(float(x.std()), 1e-3) for x in scale)
+    )
 
 
 def _sampled(pixels: np.ndarray) -> list[np.ndarray]:
@@ -109,7 +120,11 @@ def low_precision(network: Classifier) -> Classifier:
 
     For gradients: bfloat16 has float32's range, so none vanishes, and 8 bits of precision, so an argmax means nothing.
     """
-    copy = Classifier(_LowPrecision(network.body), tuple(network.mean.flatten().tolist()), tuple(network.std.flatten().tolist()))
+    copy = Classifier(
+        _LowPrecision(network.body),
+        tuple(network.mean.flatten().tolist()),
+        tuple(network.std.flatten().tolist()),
+    )
     return copy.to(network.mean.device).eval().requires_grad_(False)
 
 

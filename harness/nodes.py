@@ -31,7 +31,9 @@ def here(store: Store, probe: str) -> Node:
     """This machine, where ``probe`` is what the driver left in its results."""
     facts = hardware()
     # A machine without a GPU has another build of the same version.
-    packages = {re.sub("-(cpu|gpu)$", "", name): version.split("+")[0] for name, version in facts["versions"].items()}
+    packages = {
+        re.sub("-(cpu|gpu)$", "", name): version.split("+")[0] for name, version in facts["versions"].items()
+    }
     python = ".".join(facts["python"].split(".")[:2])
     versions = {"Python": python, "schema": str(SCHEMA_VERSION), **packages, "harness's source": _source()}
     return Node(versions, interfaces(), _soon(lambda: store.sees_probe(probe)))
@@ -64,9 +66,13 @@ def obstacles(driver: Node, others: dict[str, Node | str], results: str, interfa
             if mine != its:
                 lines.append(f"{name}: {what} {its}, but {mine} where the study was started")
         if not node.sees_results:
-            lines.append(f"{name}: the results in '{results}' are not there: name storage that all machines share with --results")
+            lines.append(
+                f"{name}: the results in '{results}' are not there: name storage that all machines share with --results"
+            )
         if interface and interface not in node.interfaces:
-            lines.append(f"{name}: no network interface '{interface}' (compute.interface), only {', '.join(node.interfaces)}")
+            lines.append(
+                f"{name}: no network interface '{interface}' (compute.interface), only {', '.join(node.interfaces)}"
+            )
     return lines
 
 

@@ -14,12 +14,25 @@ from harness.datasets import Images
 from harness.nearest import EXACT_VALUES, Classes, distances, hamming, rows_of, tiles
 
 BLOCKS = (48, 96, 192, 384, 768)  # sizes of the partitions among which the filter's levels are chosen
-BITS, CODED = (512, 1024, 2048), 96  # sizes of the codes among which its first is chosen, and of the partitions to be coded
-PAIRS, QUERIES, SAMPLE = 2048, 128, 16_384  # hard pairs to learn from: of so many queries, in a sample of the images
-TRIALS, COLUMNS, REFERENCE = 64, 8192, 65_536  # queries, images and reference images for measuring what a level leaves
+BITS, CODED = (
+    (512, 1024, 2048),
+    96,
+)  # sizes of the codes among which its first is chosen, and of the partitions to be coded
+PAIRS, QUERIES, SAMPLE = (
+    2048,
+    128,
+    16_384,
+)  # hard pairs to learn from: of so many queries, in a sample of the images
+TRIALS, COLUMNS, REFERENCE = (
+    64,
+    8192,
+    65_536,
+)  # queries, images and reference images for measuring what a level leaves
 PAIRS_BYTES = 1 << 28  # of these pairs' float32 differences, for large images
 ROUNDS = 6
-WORTHWHILE = 6e10  # pixel differences, about 3 s: less than this is compared sooner than a partition is learned
+WORTHWHILE = (
+    6e10  # pixel differences, about 3 s: less than this is compared sooner than a partition is learned
+)
 GPU_WORTHWHILE = 200_000  # images: a GPU compares all pairs of fewer in seconds (reckoned from FAISS's speed there, not measured)
 
 
@@ -42,7 +55,9 @@ class Partition:
         """P of rows [N, d]: float32 [N, blocks], exact integers for rows of 0..255."""
         found = np.empty((len(rows), len(self.starts)), dtype=np.float32)
         for tile in tiles(slice(0, len(rows)), max(1, (1 << 18) // rows.shape[1])):
-            found[tile] = np.add.reduceat(rows[tile].take(self.pixels, axis=1) * self.signs, self.starts, axis=1)
+            found[tile] = np.add.reduceat(
+                rows[tile].take(self.pixels, axis=1) * self.signs, self.starts, axis=1
+            )
         return found
 
 
@@ -75,14 +90,21 @@ class Grid:
         step = max(1, int((high - low).sum() / bits))
         while (lines := np.round((high - low) / step)).sum() > bits:
             step += max(1, step // 64)
-        return Grid(partition, np.round((low + high - step * lines) / 2).astype(np.int64), lines.astype(np.int64), step)
+        return Grid(
+            partition,
+            np.round((low + high - step * lines) / 2).astype(np.int64),
+            lines.astype(np.int64),
+            step,
+        )
 
     def encode(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Codes uint8 [N, bytes], whole words of 64 bits, and l1(P(x), x') int64 [N] of rows uint8 [N, d]."""
         words = max(1, -(-int(self.lines.sum()) // 64))
         codes, errors = np.zeros((len(rows), 8 * words), np.uint8), np.empty(len(rows), np.int64)
         block = np.repeat(np.arange(len(self.lines)), self.lines)
-        line = (np.arange(len(block)) - np.repeat(np.cumsum(self.lines) - self.lines, self.lines)).astype(np.int32)
+        line = (np.arange(len(block)) - np.repeat(np.cumsum(self.lines) - self.lines, self.lines)).astype(
+            np.int32
+        )
         for tile in tiles(slice(0, len(rows)), 1024):
             projected = self.partition.project(rows[tile]).astype(np.int64)
             nearest = np.clip((2 * (projected - self.low) + self.step) // (2 * self.step), 0, self.lines)
@@ -117,7 +139,9 @@ def index(database: Images, seed: int = 0, gpu: bool = False) -> Index | None:
         return None
     rng = np.random.default_rng(seed)
     hard = hard_pairs(flat, rng)
-    ladder = [learn(hard, blocks) for blocks in BLOCKS if 2 * blocks <= flat.shape[1] <= EXACT_VALUES * blocks]
+    ladder = [
+        learn(hard, blocks) for blocks in BLOCKS if 2 * blocks <= flat.shape[1] <= EXACT_VALUES * blocks
+    ]
     chosen = _fastest(database, ladder, rng)
     return build(database, *chosen) if chosen else None
 
@@ -172,7 +196,9 @@ def learn(differences: np.ndarray, blocks: int) -> Partition:
             favour = differences[:, some].T @ signs
             best[some] = np.abs(favour).argmax(axis=1)
             strength[some] = favour[np.arange(len(favour)), best[some]]
-        alive = strength != 0  # a pixel that never differs stays where it is: it is of use to no block, and too much for one
+        alive = (
+            strength != 0
+        )  # a pixel that never differs stays where it is: it is of use to no block, and too much for one
         block, sign = np.where(alive, best, block), np.where(alive, np.sign(strength), sign)
         block = np.unique(block, return_inverse=True)[1]
         if np.bincount(block).max() > EXACT_VALUES:
@@ -194,7 +220,9 @@ def _all_distances(flat: np.ndarray, queries: np.ndarray, at: np.ndarray) -> np.
 # --- choosing the levels ---------------------------------------------------------------------------
 
 
-def _fastest(database: Images, ladder: list[Partition], rng: np.random.Generator) -> tuple[Grid, list[Partition]] | None:
+def _fastest(
+    database: Images, ladder: list[Partition], rng: np.random.Generator
+) -> tuple[Grid, list[Partition]] | None:
     """The grid and levels with the least expected time for a pair; None where that is more than to compare all pixels."""
     flat, count = rows_of(database), len(database.ids)
     queries = rng.choice(count, min(TRIALS, count), replace=False)
@@ -208,11 +236,18 @@ def _fastest(database: Images, ladder: list[Partition], rng: np.random.Generator
     fastest: tuple[float, tuple[Grid, list[Partition]] | None] = (_EXACT_NS * flat.shape[1], None)
     for grid in (Grid.of(p, others, bits) for p in ladder if len(p.starts) <= CODED for bits in BITS):
         left_first = (_grid_bounds(grid, ones, others) <= limit).mean()
-        for chosen in itertools.chain.from_iterable(itertools.combinations(range(len(ladder)), size) for size in range(len(ladder) + 1)):
-            if grid.lines.sum() / 8 + 2 * sum(len(ladder[level].starts) for level in chosen) > 2 / 3 * flat.shape[1]:
+        for chosen in itertools.chain.from_iterable(
+            itertools.combinations(range(len(ladder)), size) for size in range(len(ladder) + 1)
+        ):
+            if (
+                grid.lines.sum() / 8 + 2 * sum(len(ladder[level].starts) for level in chosen)
+                > 2 / 3 * flat.shape[1]
+            ):
                 continue  # workers hold the index beside the images: it stays smaller than they are
             shares = [left_first, *(left[level] for level in chosen)]
-            expected = _expected_ns(int(grid.lines.sum()), shares, [len(ladder[level].starts) for level in chosen], flat.shape)
+            expected = _expected_ns(
+                int(grid.lines.sum()), shares, [len(ladder[level].starts) for level in chosen], flat.shape
+            )
             if expected < fastest[0]:
                 fastest = expected, (grid, [ladder[level] for level in chosen])
     return fastest[1]
@@ -226,7 +261,9 @@ def _expected_ns(bits: int, shares: list[float], blocks: list[int], shape: tuple
     count, values = shape
     time = 0.6 + 0.0011 * bits + 20 * shares[0]
     for share, width in zip(shares[:-1], blocks, strict=True):
-        time += share * (10 + 0.25 * width) + 15e3 / count  # for a candidate, whose row lies anywhere in memory; for a query
+        time += (
+            share * (10 + 0.25 * width) + 15e3 / count
+        )  # for a candidate, whose row lies anywhere in memory; for a query
     return time + shares[-1] * (100 + 0.4 * values) + 40e3 / count
 
 

@@ -103,7 +103,9 @@ class Run:
         lacking = self.lacking(step, (need for cell in cells for need in cell.needs))
         for cell in cells:
             for need in lacking.keys() & cell.needs:
-                self.fail([cell], Failed(f"needs '{cell_title(need)}', which failed: {lacking[need]}", waits=True))
+                self.fail(
+                    [cell], Failed(f"needs '{cell_title(need)}', which failed: {lacking[need]}", waits=True)
+                )
         return {cell for cell in cells if not lacking.keys() & cell.needs}
 
     def gather(
@@ -125,13 +127,18 @@ class Run:
             on_task(task)
             if len(mine) == len(groups[index][1]):
                 results = [mine[place] for place in sorted(parts.pop(index))]
-                yield groups[index][0], next((result for result in results if isinstance(result, Failed)), results)
+                yield (
+                    groups[index][0],
+                    next((result for result in results if isinstance(result, Failed)), results),
+                )
 
 
 def _step_of(cell: Cell) -> str:
     """The step that makes a cell from which others are made."""
     if cell.table == "training":
-        return {"base": "base-network", "vib": "defense", "adversarial": "baselines"}[cell.partition["training"]]
+        return {"base": "base-network", "vib": "defense", "adversarial": "baselines"}[
+            cell.partition["training"]
+        ]
     return cell.table
 
 
@@ -200,12 +207,16 @@ def _bound(run: Run) -> int:
         gpu = _has_gpu(run.cluster)
         arguments = (run.shared_dataset, run.cluster.share(make_index(run.dataset.train, gpu=gpu)), gpu)
         groups = [(split, [(split, shard) for shard in mine]) for split, mine in shards.items()]
-        for split, found in run.gather(Searcher, arguments, Searcher.search, groups, lambda _: run.progress.advance("bound"), gpu):
+        for split, found in run.gather(
+            Searcher, arguments, Searcher.search, groups, lambda _: run.progress.advance("bound"), gpu
+        ):
             if isinstance(found, Failed):
                 run.fail([todo[split]], found)
                 continue
             parts = list(zip(shards[split], found, strict=True))
-            run.store.write(todo[split], bound.rows(getattr(run.dataset, split), run.dataset.train, parts), **hardware())
+            run.store.write(
+                todo[split], bound.rows(getattr(run.dataset, split), run.dataset.train, parts), **hardware()
+            )
     run.progress.end("bound")
     return len(todo)
 
@@ -252,7 +263,14 @@ def _train(run: Run, step: str, wanted: tuple[Network, ...]) -> int:
         if step == "defense":
             distance, teacher = _distances(run), _teacher(run)
         material = sweep.Material(
-            run.study.seed, run.study.network, len(run.dataset.classes), run.dataset.train, run.dataset.test, base, distance, teacher
+            run.study.seed,
+            run.study.network,
+            len(run.dataset.classes),
+            run.dataset.train,
+            run.dataset.test,
+            base,
+            distance,
+            teacher,
         )
 
         def on_row(network: Network, row: dict[str, Any]) -> None:
@@ -293,17 +311,28 @@ def _teacher(run: Run) -> np.ndarray:
 def _attacks(run: Run) -> int:
     missing = run.todo(cells_of(run, "attack"))
     feasible = run.feasible("attack", missing)
-    todo = [_part(attack, cells) for attack in run.plan.attacks if (cells := tuple(c for c in attack.cells if c in feasible))]
+    todo = [
+        _part(attack, cells)
+        for attack in run.plan.attacks
+        if (cells := tuple(c for c in attack.cells if c in feasible))
+    ]
     total = sum(len(getattr(run.dataset, attack.split).ids) for attack in todo)
-    run.progress.begin("attack", total, "images", sum(len(attack.cells) for attack in run.plan.attacks) - len(missing))
+    run.progress.begin(
+        "attack", total, "images", sum(len(attack.cells) for attack in run.plan.attacks) - len(missing)
+    )
     if todo:
         from harness.evaluation import stack
 
         def on_task(task: tuple[Network, Attack, slice]) -> None:
             _, attack, block = task
-            run.progress.advance("attack", block.stop - block.start, f"{attack.name} on {attack.split} images")
+            run.progress.advance(
+                "attack", block.stop - block.start, f"{attack.name} on {attack.split} images"
+            )
 
-        groups = [(attack, [(run.plan.base, attack, block) for block in _blocks(run, attack.split)]) for attack in todo]
+        groups = [
+            (attack, [(run.plan.base, attack, block) for block in _blocks(run, attack.split)])
+            for attack in todo
+        ]
         arguments = (run.study, run.store, run.shared_dataset)
         for attack, found in run.gather(Tester, arguments, Tester.attack, groups, on_task):
             if isinstance(found, Failed):
@@ -311,7 +340,9 @@ def _attacks(run: Run) -> int:
                 continue
             for cell, pieces in zip(attack.cells, zip(*found, strict=True), strict=True):
                 images = np.concatenate([images for _, images in pieces])
-                run.store.write(cell, stack([rows for rows, _ in pieces]), {"adversarial": images}, **hardware())
+                run.store.write(
+                    cell, stack([rows for rows, _ in pieces]), {"adversarial": images}, **hardware()
+                )
     run.progress.end("attack")
     return len(missing)
 
@@ -319,7 +350,9 @@ def _attacks(run: Run) -> int:
 def _part(attack: Attack, cells: tuple[Cell, ...]) -> Attack:
     """The part of an attack that is not done: a finished epsilon is not made again for the sake of another."""
     epsilons = tuple(cell.columns["epsilon"] for cell in cells)
-    settings = attack.settings if epsilons == (None,) else attack.settings.model_copy(update={"epsilon": epsilons})
+    settings = (
+        attack.settings if epsilons == (None,) else attack.settings.model_copy(update={"epsilon": epsilons})
+    )
     return replace(attack, settings=settings, cells=cells)
 
 
@@ -357,11 +390,20 @@ def _white_box(run: Run) -> int:
     missing = run.todo(e.cell for e in wanted)
     feasible = run.feasible("white-box", missing)
     todo = [e for e in wanted if e.cell in feasible]
-    run.progress.begin("white-box", len(todo) * len(_blocks(run, "test")) if todo else 0, "blocks", len(wanted) - len(missing))
+    run.progress.begin(
+        "white-box",
+        len(todo) * len(_blocks(run, "test")) if todo else 0,
+        "blocks",
+        len(wanted) - len(missing),
+    )
     if todo:
-        groups = [(evaluation, [(evaluation, block) for block in _blocks(run, "test")]) for evaluation in todo]
+        groups = [
+            (evaluation, [(evaluation, block) for block in _blocks(run, "test")]) for evaluation in todo
+        ]
         arguments = (run.study, run.store, run.shared_dataset)
-        for evaluation, found in run.gather(Tester, arguments, Tester.white_box, groups, lambda _: run.progress.advance("white-box")):
+        for evaluation, found in run.gather(
+            Tester, arguments, Tester.white_box, groups, lambda _: run.progress.advance("white-box")
+        ):
             _finish(run, evaluation, found if isinstance(found, Failed) else np.concatenate(found))
     run.progress.end("white-box")
     return len(missing)
@@ -373,7 +415,9 @@ def _finish(run: Run, evaluation: Evaluation, predictions: np.ndarray | Failed) 
         run.fail([evaluation.cell], predictions)
         return
     test = run.dataset.test
-    run.store.write(evaluation.cell, {"image_id": test.ids, "label": test.labels, "prediction": predictions}, **hardware())
+    run.store.write(
+        evaluation.cell, {"image_id": test.ids, "label": test.labels, "prediction": predictions}, **hardware()
+    )
 
 
 def strongest(run: Run) -> tuple[bool, Network | None]:

@@ -73,7 +73,12 @@ class Plan:
     def cells(self) -> list[Cell]:
         """All cells but the white box's."""
         attacks = [cell for attack in self.attacks for cell in attack.cells]
-        return [*self.bounds.values(), *attacks, *(n.cell for n in self.networks), *(e.cell for e in self.black_box)]
+        return [
+            *self.bounds.values(),
+            *attacks,
+            *(n.cell for n in self.networks),
+            *(e.cell for e in self.black_box),
+        ]
 
 
 def plan(study: Study, fingerprint: str, pretrained: str | None) -> Plan:
@@ -81,15 +86,38 @@ def plan(study: Study, fingerprint: str, pretrained: str | None) -> Plan:
     data = {split: _data_identity(study, fingerprint, split) for split in SPLITS}
     label = study.dataset.label
     bounds = {
-        split: Cell("bound", {"dataset": label, "split": split}, {}, {"queries": data[split], "database": data["train"]})
+        split: Cell(
+            "bound",
+            {"dataset": label, "split": split},
+            {},
+            {"queries": data[split], "database": data["train"]},
+        )
         for split in SPLITS
     }
-    network = {"architecture": study.network.model_dump(exclude={"weights"}), "pretrained": pretrained, "data": data}
+    network = {
+        "architecture": study.network.model_dump(exclude={"weights"}),
+        "pretrained": pretrained,
+        "data": data,
+    }
 
-    def trained(kind: str, spec: TrainingSpec, settings: dict[str, Any], needs: tuple[Cell, ...], **more: Any) -> Network:
-        names = {name: settings.get(name) for name in ("k", "n", "training_attack", "training_epsilon")} | {"seed": study.seed}
-        identity = network | {"training": spec.model_dump(include=set(TrainingSpec.model_fields) - {"workers", "threads"})} | settings
-        return Network(Cell("training", {"dataset": label, "training": kind}, names, identity, needs), kind, spec, settings, **more)
+    def trained(
+        kind: str, spec: TrainingSpec, settings: dict[str, Any], needs: tuple[Cell, ...], **more: Any
+    ) -> Network:
+        names = {name: settings.get(name) for name in ("k", "n", "training_attack", "training_epsilon")} | {
+            "seed": study.seed
+        }
+        identity = (
+            network
+            | {"training": spec.model_dump(include=set(TrainingSpec.model_fields) - {"workers", "threads"})}
+            | settings
+        )
+        return Network(
+            Cell("training", {"dataset": label, "training": kind}, names, identity, needs),
+            kind,
+            spec,
+            settings,
+            **more,
+        )
 
     base = trained("base", study.base, {}, ())
     attacks = tuple(
@@ -97,7 +125,12 @@ def plan(study: Study, fingerprint: str, pretrained: str | None) -> Plan:
         for split, wanted in (("train", _sources(study)), ("test", study.attacks))
         for name, settings in wanted.items()
     )
-    by_source = {(attack.name, cell.columns["epsilon"]): cell for attack in attacks if attack.split == "train" for cell in attack.cells}
+    by_source = {
+        (attack.name, cell.columns["epsilon"]): cell
+        for attack in attacks
+        if attack.split == "train"
+        for cell in attack.cells
+    }
     defenses = tuple(
         trained(
             "vib", study.defense, {"k": k, "n": n, "redraw": study.defense.redraw, "neighbours": study.neighbours},
@@ -114,7 +147,11 @@ def plan(study: Study, fingerprint: str, pretrained: str | None) -> Plan:
         for s in study.adversarial_training.sources
     )  # fmt: skip
     tests = [None, *(cell for attack in attacks if attack.split == "test" for cell in attack.cells)]
-    black_box = tuple(_evaluation(study, data["test"], network, images) for network in (base, *defenses, *baselines) for images in tests)
+    black_box = tuple(
+        _evaluation(study, data["test"], network, images)
+        for network in (base, *defenses, *baselines)
+        for images in tests
+    )
     return Plan(study, {"data": data}, bounds, base, attacks, defenses, baselines, black_box)
 
 
@@ -179,7 +216,9 @@ def _step_size(settings: AttackSpec, epsilon: float | None) -> float | None:
     return epsilon / settings.step_divisor if isinstance(settings, Pgd) and epsilon is not None else None
 
 
-def _attack(study: Study, data: dict[str, Any], base: Cell, name: str, split: str, settings: AttackSpec) -> Attack:
+def _attack(
+    study: Study, data: dict[str, Any], base: Cell, name: str, split: str, settings: AttackSpec
+) -> Attack:
     epsilons: tuple[float | None, ...] = getattr(settings, "epsilon", (None,))
     identity = {
         "data": data, "settings": settings.model_dump(exclude={"epsilon"}), "protocol": study.protocol,
@@ -196,15 +235,29 @@ def _attack(study: Study, data: dict[str, Any], base: Cell, name: str, split: st
     return Attack(name, split, settings, cells)
 
 
-def _evaluation(study: Study, data: dict[str, Any], network: Network, images: Cell | None, settings: Pgd | None = None) -> Evaluation:
+def _evaluation(
+    study: Study, data: dict[str, Any], network: Network, images: Cell | None, settings: Pgd | None = None
+) -> Evaluation:
     """The cell of one network on one set of test images."""
     epsilon = settings.epsilon[0] if settings else None
-    which: dict[str, Any] = {"attack": "none", "method": "none", "epsilon": None, "step_size": None, "source": "base"}
+    which: dict[str, Any] = {
+        "attack": "none",
+        "method": "none",
+        "epsilon": None,
+        "step_size": None,
+        "source": "base",
+    }
     if images is not None:
         which |= {"attack": images.partition["attack"], "source": "base"}
         which |= {name: images.columns[name] for name in ("method", "epsilon", "step_size")}
     elif settings is not None:
-        which |= {"attack": "pgd", "method": "pgd", "epsilon": epsilon, "step_size": _step_size(settings, epsilon), "source": "self"}
+        which |= {
+            "attack": "pgd",
+            "method": "pgd",
+            "epsilon": epsilon,
+            "step_size": _step_size(settings, epsilon),
+            "source": "self",
+        }
     access = "white_box" if settings else "clean" if images is None else "black_box"
     identity: dict[str, Any] = {"data": data, "batch_size": study.batch_size}
     if settings is not None:
@@ -212,5 +265,8 @@ def _evaluation(study: Study, data: dict[str, Any], network: Network, images: Ce
     columns = {"network": network.cell.key, "training": network.kind, **network.cell.columns, **which}
     needs = (network.cell,) if images is None else (network.cell, images)
     return Evaluation(
-        Cell("evaluation", {"dataset": study.dataset.label, "access": access}, columns, identity, needs), network, images, settings
+        Cell("evaluation", {"dataset": study.dataset.label, "access": access}, columns, identity, needs),
+        network,
+        images,
+        settings,
     )

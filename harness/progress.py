@@ -5,7 +5,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 
 _BESIDE_BAR = 80  # columns: a step's name, 15 digits and their unit, two times, and a note of 20 letters
@@ -18,7 +26,12 @@ class Display:
     def __init__(self, console: Console) -> None:
         self._console = console
         # The note has what the others leave, and is cut off there: the numbers count.
-        note = TextColumn("{task.fields[note]}", "dim", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        note = TextColumn(
+            "{task.fields[note]}",
+            "dim",
+            markup=False,
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        )
         self._bars = Progress(
             TextColumn("{task.description:<12}"), BarColumn(min(30, max(5, console.width - _BESIDE_BAR))), MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"), TimeElapsedColumn(), TimeRemainingColumn(compact=True), note,
@@ -31,7 +44,9 @@ class Display:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def begin(self, step: str, total: int, unit: str, done: int) -> None:
@@ -42,7 +57,9 @@ class Display:
             time.monotonic(),
         )
         if not self._console.is_terminal:
-            self._line(f"{step:<12} {f'{total} {unit} to do' if total else 'nothing to do'}{f', {note}' if note else ''}")
+            self._line(
+                f"{step:<12} {f'{total} {unit} to do' if total else 'nothing to do'}{f', {note}' if note else ''}"
+            )
 
     def advance(self, step: str, amount: int = 1, note: str = "") -> None:
         """Some of the step's work is done."""

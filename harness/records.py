@@ -29,7 +29,9 @@ class Table:
 
 def _column(name: str, kind: pa.DataType, meaning: str, circumstance: bool = False) -> pa.Field:
     """``circumstance``: of the time and the place where the cell was made."""
-    return pa.field(name, kind, metadata={"meaning": meaning} | ({"circumstance": "true"} if circumstance else {}))
+    return pa.field(
+        name, kind, metadata={"meaning": meaning} | ({"circumstance": "true"} if circumstance else {})
+    )
 
 
 # Which network a row is about; the same columns wherever one is named, so that `group by` needs no join.
@@ -42,7 +44,9 @@ _NETWORK = (
 )
 _NORMS = (
     _column("l0", pa.int32(), "values changed"),
-    _column("mean_l1", pa.float64(), "mean absolute change over all values, in [0, 1]; comparable with sigma"),
+    _column(
+        "mean_l1", pa.float64(), "mean absolute change over all values, in [0, 1]; comparable with sigma"
+    ),
     _column("l2", pa.float64(), "euclidean norm of the change, not squared"),
     _column("linf", pa.float64(), "largest absolute change"),
 )
@@ -69,7 +73,11 @@ TABLES = {
                     _LABEL,
                     _column("neighbour_id", pa.int64(), "nearest training image, the smallest id on ties"),
                     _column("neighbour_label", pa.int32(), "its class"),
-                    _column("distance", pa.float64(), "mean absolute pixel difference in [0, 1] (eq. 2); sigma = distance / (2 k)"),
+                    _column(
+                        "distance",
+                        pa.float64(),
+                        "mean absolute pixel difference in [0, 1] (eq. 2); sigma = distance / (2 k)",
+                    ),
                 ]
             ),
         ),
@@ -85,7 +93,9 @@ TABLES = {
                     _IMAGE,
                     _LABEL,
                     _column("predicted", pa.int32(), "class that the network gives the clean image"),
-                    _column("adversarial_predicted", pa.int32(), "class that it gives the saved adversarial image"),
+                    _column(
+                        "adversarial_predicted", pa.int32(), "class that it gives the saved adversarial image"
+                    ),
                     *_NORMS,
                     _column(
                         "attack_s",
@@ -107,7 +117,11 @@ TABLES = {
                     *_NETWORK,
                     _column("attack", pa.string(), "name of the attack in the study; none for clean images"),
                     *_ATTACK,
-                    _column("source", pa.string(), "network that the attack was made on: base, or self for the white box"),
+                    _column(
+                        "source",
+                        pa.string(),
+                        "network that the attack was made on: base, or self for the white box",
+                    ),
                     _IMAGE,
                     _LABEL,
                     _column("prediction", pa.int32(), "class that the network gives"),
@@ -122,10 +136,21 @@ TABLES = {
                     _CELL,
                     *_NETWORK,
                     _column("epoch", pa.int32(), "0 is the state before training"),
-                    _column("loss", pa.float64(), "mean of the objective over the epoch's samples; null at epoch 0"),
-                    _column("clean_accuracy", pa.float64(), "share of clean test images classified correctly after the epoch"),
                     _column(
-                        "images_per_s", pa.float64(), "samples trained per second over all workers; null at epoch 0", circumstance=True
+                        "loss",
+                        pa.float64(),
+                        "mean of the objective over the epoch's samples; null at epoch 0",
+                    ),
+                    _column(
+                        "clean_accuracy",
+                        pa.float64(),
+                        "share of clean test images classified correctly after the epoch",
+                    ),
+                    _column(
+                        "images_per_s",
+                        pa.float64(),
+                        "samples trained per second over all workers; null at epoch 0",
+                        circumstance=True,
                     ),
                     _column(
                         "peak_share",
@@ -133,7 +158,9 @@ TABLES = {
                         "share of the GPUs' dense peak FLOP/s reached in training; null on CPUs and unlisted GPUs",
                         circumstance=True,
                     ),
-                    _column("epoch_s", pa.float64(), "seconds of the epoch, the test included", circumstance=True),
+                    _column(
+                        "epoch_s", pa.float64(), "seconds of the epoch, the test included", circumstance=True
+                    ),
                     _column("device", pa.string(), "device type and name", circumstance=True),
                     _column("world_size", pa.int32(), "DDP workers", circumstance=True),
                 ]
@@ -149,12 +176,20 @@ TABLES = {
                     _column("measured_at", pa.string(), "when the case was measured, ISO 8601, UTC"),
                     _column("position", pa.int32(), "order of the rows in the table that is printed"),
                     _column("contender", pa.string(), "harness, or what a user would pick instead"),
-                    _column("turn", pa.int32(), "contenders take turns; the first turn is not counted. Null where not measured"),
+                    _column(
+                        "turn",
+                        pa.int32(),
+                        "contenders take turns; the first turn is not counted. Null where not measured",
+                    ),
                     _column("unit", pa.string(), "what amount and measured count"),
                     _column("amount", pa.int64(), "units in the case"),
                     _column("measured", pa.int64(), "units that this turn did; cost is proportional to them"),
                     _column("seconds", pa.float64(), "wall time of the turn; null where not measured"),
-                    _column("cpu_seconds", pa.float64(), "processor time of this process in the turn, without Ray's workers"),
+                    _column(
+                        "cpu_seconds",
+                        pa.float64(),
+                        "processor time of this process in the turn, without Ray's workers",
+                    ),
                     _column("threads", pa.int32(), "CPU threads or workers of every contender"),
                     _column("device", pa.string(), "device type and name", circumstance=True),
                     _column("images", pa.int64(), "training images, where cost grows with them"),
@@ -164,8 +199,16 @@ TABLES = {
                     _column("fooled", pa.float64(), "share of images that left their class"),
                     _column("l2", pa.float64(), "mean l2 distance of those"),
                     _column("accuracy", pa.float64(), "clean accuracy of the network attacked or trained"),
-                    _column("candidates", pa.float64(), "images that the first lower bound leaves, per query; all where there is none"),
-                    _column("overhead_s", pa.float64(), "seconds a training beyond the training itself, after the first"),
+                    _column(
+                        "candidates",
+                        pa.float64(),
+                        "images that the first lower bound leaves, per query; all where there is none",
+                    ),
+                    _column(
+                        "overhead_s",
+                        pa.float64(),
+                        "seconds a training beyond the training itself, after the first",
+                    ),
                     _column("note", pa.string(), "a contender's settings, or why it was not measured"),
                 ]
             ),

@@ -27,8 +27,20 @@ SHOWN_ROWS = 200  # of a query's answer in a terminal; the other formats print a
 PIPED_WIDTH = 120  # columns of the rich format where the output is no terminal
 _HOLE = "-"
 _LONG = ("table2", "table3", "black_box", "table7", "white_box")
-_ATTACKS = {"none": "Clean", "fgsm": "FGSM", "deepfool": "DeepFool", "jsma": "JSMA", "cw_l2": "C&W (l2)", "ddn": "DDN", "pgd": "PGD"}
-_BLACK_BOX = {"mnist": ("table4", "Table IV"), "cifar10": ("table5", "Table V"), "tinyimagenet": ("table6", "Table VI")}
+_ATTACKS = {
+    "none": "Clean",
+    "fgsm": "FGSM",
+    "deepfool": "DeepFool",
+    "jsma": "JSMA",
+    "cw_l2": "C&W (l2)",
+    "ddn": "DDN",
+    "pgd": "PGD",
+}
+_BLACK_BOX = {
+    "mnist": ("table4", "Table IV"),
+    "cifar10": ("table5", "Table V"),
+    "tinyimagenet": ("table6", "Table VI"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,11 @@ def tables(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...] = ()) -
     _check_names(connection, which)
     names = {"table3" if name == "effectiveness" else name for name in which}
     studies = query(connection, "from studies").to_pylist()
-    rows = {view: query(connection, f"from {view}").to_pylist() for view in _LAYOUTS if not names or names & {view, *_split_of(view)}}
+    rows = {
+        view: query(connection, f"from {view}").to_pylist()
+        for view in _LAYOUTS
+        if not names or names & {view, *_split_of(view)}
+    }
     made = []
     for study in studies:
         for view, found in rows.items():
@@ -65,7 +81,9 @@ def tables(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...] = ()) -
         made.append(_failed(failed))
     for name in sorted(names - {table.name for table in made} - {*_LAYOUTS}):
         if name in _split_of("black_box"):
-            raise HarnessError(f"no study here has '{name}' (table4: MNIST, table5: CIFAR-10, table6: Tiny ImageNet); see black_box")
+            raise HarnessError(
+                f"no study here has '{name}' (table4: MNIST, table5: CIFAR-10, table6: Tiny ImageNet); see black_box"
+            )
         made.append(_as_table(name, query(connection, f"from {name}"), _short))
     return made
 
@@ -82,14 +100,25 @@ def benchmark(connection: duckdb.DuckDBPyConnection) -> list[Table]:
     made = []
     for part in dict.fromkeys(row["part"] for row in rows):
         own = [row for row in rows if row["part"] == part]
-        shown = [(title, name, digits) for title, name, digits in _SPEED if any(row[name] is not None for row in own)]
+        shown = [
+            (title, name, digits)
+            for title, name, digits in _SPEED
+            if any(row[name] is not None for row in own)
+        ]
         lines: list[tuple[str, ...]] = []
         for case in dict.fromkeys(row["case"] for row in own):
             lines.append((case, *[""] * len(shown)))
             for row in (row for row in own if row["case"] == case):
-                values = (_HOLE if row[name] is None else _significant(row[name], digits) for _, name, digits in shown)
-                lines.append((f"  {row['contender']}" + (" (not measured)" if row["seconds"] is None else ""), *values))
-        place = dict.fromkeys(f"{row['device']}, {row['threads']} thread{'s' * (row['threads'] > 1)}" for row in own)
+                values = (
+                    _HOLE if row[name] is None else _significant(row[name], digits)
+                    for _, name, digits in shown
+                )
+                lines.append(
+                    (f"  {row['contender']}" + (" (not measured)" if row["seconds"] is None else ""), *values)
+                )
+        place = dict.fromkeys(
+            f"{row['device']}, {row['threads']} thread{'s' * (row['threads'] > 1)}" for row in own
+        )
         turns = max(row["turns"] for row in own)
         note = f"Medians over {turns} turns, scaled to the whole case; x harness: its time over the harness's, turn by turn."
         note = note if turns else "; ".join(dict.fromkeys(row["note"] for row in own))
@@ -159,13 +188,17 @@ def _short(value: Any) -> str:
 def _table2(study: Row, rows: list[Row]) -> Table:
     def three(row: Row, kind: str) -> str:
         values = [row[f"{kind}_{part}"] for part in ("min", "mean", "max")]
-        digits = 3 if all(value is not None and round(value, 3) == value for value in values) else 4  # the paper prints three
+        digits = (
+            3 if all(value is not None and round(value, 3) == value for value in values) else 4
+        )  # the paper prints three
         return _HOLE if None in values else " / ".join(f"{value:.{digits}f}" for value in values)
 
     by = {(row["neighbours"], row["k"]): row for row in rows}
     ks = dict.fromkeys(row["k"] for row in rows)
     header: tuple[str, ...] = ("k", "other class", "any class")
-    lines: list[tuple[str, ...]] = [(f"{k:g}", three(by["other_class", k], "sigma"), three(by["any_class", k], "sigma")) for k in ks]
+    lines: list[tuple[str, ...]] = [
+        (f"{k:g}", three(by["other_class", k], "sigma"), three(by["any_class", k], "sigma")) for k in ks
+    ]
     if study["paper"]:
         header = (*header, "paper")
         lines = [(*line, three(by["other_class", k], "paper")) for line, k in zip(lines, ks, strict=True)]
@@ -174,11 +207,23 @@ def _table2(study: Row, rows: list[Row]) -> Table:
 
 
 def _table3(study: Row, rows: list[Row]) -> Table:
-    header = ("attack", "images", "fooled %", "mean l1", "within mean %", "within own %", "effective mean %", "effective own %")
+    header = (
+        "attack",
+        "images",
+        "fooled %",
+        "mean l1",
+        "within mean %",
+        "within own %",
+        "effective mean %",
+        "effective own %",
+    )
     parts = ("fooled", "mean_l1", "within_mean_sigma", "within_own_sigma", "effective_mean", "effective_own")
     lines = [
         (_attack(row), str(row["images"] or _HOLE))
-        + tuple(_HOLE if row[part] is None else f"{row[part]:.4f}" if part == "mean_l1" else f"{row[part]:.1f}" for part in parts)
+        + tuple(
+            _HOLE if row[part] is None else f"{row[part]:.4f}" if part == "mean_l1" else f"{row[part]:.1f}"
+            for part in parts
+        )
         for row in rows
     ]
     means = [row["mean_sigma"] for row in rows if row["mean_sigma"] is not None]
@@ -189,8 +234,15 @@ def _table3(study: Row, rows: list[Row]) -> Table:
 
 
 def _black_box(study: Row, rows: list[Row]) -> Table:
-    by = {(row["attack"], row["epsilon"], row["k"], row["n"]): row for row in rows if row["training"] in ("base", "vib")}
-    ks, ns = (list(dict.fromkeys(row[part] for row in by.values() if row["training"] == "vib")) for part in ("k", "n"))
+    by = {
+        (row["attack"], row["epsilon"], row["k"], row["n"]): row
+        for row in rows
+        if row["training"] in ("base", "vib")
+    }
+    ks, ns = (
+        list(dict.fromkeys(row[part] for row in by.values() if row["training"] == "vib"))
+        for part in ("k", "n")
+    )
     lines = []
     for attack, epsilon in dict.fromkeys((row["attack"], row["epsilon"]) for row in by.values()):
         original = by[attack, epsilon, None, None]
@@ -199,21 +251,38 @@ def _black_box(study: Row, rows: list[Row]) -> Table:
             lines.append((*first, *(_accuracy(by.get((attack, epsilon, k, n))) for k in ks)))
     name, title = _BLACK_BOX.get(study["paper"], ("black_box", "Black box (layout of Tables IV-VI)"))
     title += ": black box" if study["paper"] else ""
-    return _table(name, title, _accuracy_note(by.values()), ("attack", "n", "original", *(f"k={k:g}" for k in ks)), lines)
+    return _table(
+        name,
+        title,
+        _accuracy_note(by.values()),
+        ("attack", "n", "original", *(f"k={k:g}" for k in ks)),
+        lines,
+    )
 
 
 def _table7(study: Row, rows: list[Row]) -> Table:
     printed = any(row["paper"] is not None for row in rows)
     # Where the paper has a table, its testing attacks: all radii would not fit on a line.
-    compared = {(row["attack"], row["epsilon"]) for row in rows if row["paper"] is not None or row["attack"] == "none" or not printed}
+    compared = {
+        (row["attack"], row["epsilon"])
+        for row in rows
+        if row["paper"] is not None or row["attack"] == "none" or not printed
+    }
     attacks = {key: _attack(row) for row in rows if (key := (row["attack"], row["epsilon"])) in compared}
     trainings: dict[str, dict[Any, Row]] = {}
     for row in rows:
         trainings.setdefault(_training(row), {})[row["attack"], row["epsilon"]] = row
     lines = [(label, *(_accuracy(by.get(key)) for key in attacks)) for label, by in trainings.items()]
     shown = [by[key] for by in trainings.values() for key in attacks if key in by]
-    note = _accuracy_note(shown) + " Defended: the network of highest clean accuracy; and, as in the paper, the best one for each attack."
-    title = "Table VII: adversarial training" if study["paper"] == "cifar10" else "Adversarial training (layout of Table VII)"
+    note = (
+        _accuracy_note(shown)
+        + " Defended: the network of highest clean accuracy; and, as in the paper, the best one for each attack."
+    )
+    title = (
+        "Table VII: adversarial training"
+        if study["paper"] == "cifar10"
+        else "Adversarial training (layout of Table VII)"
+    )
     return _table("table7", title, note, ("training", *attacks.values()), lines)
 
 
@@ -222,10 +291,18 @@ def _white_box(study: Row, rows: list[Row]) -> Table:
     networks: dict[tuple[str, str], dict[float, Row]] = {}
     for row in rows:
         networks.setdefault((_training(row), _epsilon(row["epsilon"])), {})[row["divisor"]] = row
-    lines = [(*names, *(_accuracy(by.get(divisor)) for divisor in divisors)) for names, by in networks.items()]
+    lines = [
+        (*names, *(_accuracy(by.get(divisor)) for divisor in divisors)) for names, by in networks.items()
+    ]
     note = _accuracy_note(rows) + " Columns: PGD's step size."
     note += " The paper's numbers cannot be read in its text." if study["paper"] else ""
-    return _table("white_box", "White box (V-E): PGD", note, ("network", "epsilon", *(f"eps/{divisor:g}" for divisor in divisors)), lines)
+    return _table(
+        "white_box",
+        "White box (V-E): PGD",
+        note,
+        ("network", "epsilon", *(f"eps/{divisor:g}" for divisor in divisors)),
+        lines,
+    )
 
 
 def _failed(rows: list[Row]) -> Table:
@@ -244,14 +321,24 @@ _LAYOUTS: dict[str, Callable[[Row, list[Row]], Table]] = {
 
 def _table(name: str, title: str, note: str, header: tuple[str, ...], lines: list[tuple[str, ...]]) -> Table:
     holes = sum(cell == _HOLE for line in lines for cell in line)
-    return Table(name, title, note + (f" {holes} cell{'s' * (holes > 1)} missing ({_HOLE})." if holes else ""), header, lines)
+    return Table(
+        name,
+        title,
+        note + (f" {holes} cell{'s' * (holes > 1)} missing ({_HOLE})." if holes else ""),
+        header,
+        lines,
+    )
 
 
 def _accuracy(row: Row | None) -> str:
     if row is None or row["accuracy"] is None:
         return _HOLE
     text = f"{row['accuracy']:.1f} ±{(row['high'] - row['low']) / 2:.1f}"
-    return text if row.get("paper") is None or row["paper"] == "unreadable" else f"{text} ({row['paper']:.2f}){'*' * row['differs']}"
+    return (
+        text
+        if row.get("paper") is None or row["paper"] == "unreadable"
+        else f"{text} ({row['paper']:.2f}){'*' * row['differs']}"
+    )
 
 
 def _accuracy_note(rows: Iterable[Row]) -> str:
@@ -310,7 +397,13 @@ def show(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...], format: 
 def show_benchmark(connection: duckdb.DuckDBPyConnection, format: Format) -> None:
     """Print the benchmark's tables, or, as CSV, the view behind them."""
     print(
-        render([_as_table("speed", query(connection, "from speed"), _exact)] if format == "csv" else benchmark(connection), format), end=""
+        render(
+            [_as_table("speed", query(connection, "from speed"), _exact)]
+            if format == "csv"
+            else benchmark(connection),
+            format,
+        ),
+        end="",
     )
 
 
@@ -320,9 +413,15 @@ def show_query(connection: duckdb.DuckDBPyConnection, sql: str, format: Format) 
     if format != "rich":
         print(render([_as_table("", answer, _exact)], format), end="")
         return
-    note = f"The first {SHOWN_ROWS} of {len(answer)} rows; --format csv prints all." if len(answer) > SHOWN_ROWS else ""
+    note = (
+        f"The first {SHOWN_ROWS} of {len(answer)} rows; --format csv prints all."
+        if len(answer) > SHOWN_ROWS
+        else ""
+    )
     shown = replace(_as_table("", answer.slice(0, SHOWN_ROWS), _short), note=note)
-    print(render([shown], format, width=10_000), end="")  # a line too long is easier to read than columns squeezed to a letter
+    print(
+        render([shown], format, width=10_000), end=""
+    )  # a line too long is easier to read than columns squeezed to a letter
 
 
 def _rich(tables: list[Table], width: int | None) -> str:
@@ -335,7 +434,12 @@ def _rich(tables: list[Table], width: int | None) -> str:
         grid = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         columns = []
         for position, (name, cells) in enumerate(zip(table.header, _columns(table), strict=True)):
-            grid.add_column(Text(name), justify="right" if _numbers(cells) else "left", overflow="fold", no_wrap=position == 0)
+            grid.add_column(
+                Text(name),
+                justify="right" if _numbers(cells) else "left",
+                overflow="fold",
+                no_wrap=position == 0,
+            )
             columns.append(_aligned(cells))
         for line in zip(*columns, strict=True):
             grid.add_row(*(Text(cell) for cell in line))
@@ -362,6 +466,18 @@ def _aligned(cells: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _markdown(table: Table) -> str:
-    lines = [table.header, tuple("---:" if _numbers(cells) else "---" for cells in _columns(table)), *table.rows]
-    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines)
-    return (f"### {table.title}\n\n" if table.title else "") + body + "\n" + (f"\n{table.note}\n" if table.note else "")
+    lines = [
+        table.header,
+        tuple("---:" if _numbers(cells) else "---" for cells in _columns(table)),
+        *table.rows,
+    ]
+    body = "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in lines
+    )
+    return (
+        (f"### {table.title}\n\n" if table.title else "")
+        + body
+        + "\n"
+        + (f"\n{table.note}\n" if table.note else "")
+    )

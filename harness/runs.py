@@ -18,7 +18,9 @@ from harness.records import SCHEMA_VERSION
 from harness.settings import epsilon_text
 from harness.store import Store
 
-CONTENT_VERSION = 2  # raised when a run is made differently from the same cells: runs of another version are made anew
+CONTENT_VERSION = (
+    2  # raised when a run is made differently from the same cells: runs of another version are made anew
+)
 HEADLINE = "acc/_worst"  # the underscore sorts it first, which makes it the charts' default
 
 Attacked = tuple[str, float | None]  # name and epsilon of a black-box attack
@@ -34,7 +36,11 @@ class Network:
 
     def digest(self, names: Mapping[Attacked, str]) -> str:
         """Of all that the run is made from."""
-        return digest(CONTENT_VERSION, sorted(names.values()), sorted([self.meta["key"], *(meta["key"] for _, meta in self.evaluations)]))
+        return digest(
+            CONTENT_VERSION,
+            sorted(names.values()),
+            sorted([self.meta["key"], *(meta["key"] for _, meta in self.evaluations)]),
+        )
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,17 @@ def networks(store: Store, paths: list[str]) -> list[Network]:
 
 def metric_names(networks: list[Network]) -> dict[Attacked, str]:
     """Every black-box attack of the study -> its metric; the epsilon is part of it where an attack has several."""
-    found = {_attacked(meta) for n in networks for _, meta in n.evaluations if meta["partition"]["access"] == "black_box"}
+    found = {
+        _attacked(meta)
+        for n in networks
+        for _, meta in n.evaluations
+        if meta["partition"]["access"] == "black_box"
+    }
     counts = Counter(name for name, _ in found)
     ordered = sorted(found, key=lambda attacked: (attacked[0], attacked[1] or 0))
     return {
-        (name, eps): f"acc/{name}" + (f"_{epsilon_text(eps).replace('/', '_')}" if eps is not None and counts[name] > 1 else "")
+        (name, eps): f"acc/{name}"
+        + (f"_{epsilon_text(eps).replace('/', '_')}" if eps is not None and counts[name] > 1 else "")
         for name, eps in ordered
     }
 
@@ -85,7 +97,10 @@ def run(store: Store, network: Network, names: Mapping[Attacked, str]) -> Run:
     metrics += [(name, value, ended, step) for name, value, step in _accuracies(store, network, names)]
     for row in rows:
         now += int(1000 * (row["epoch_s"] or 0))
-        metrics += [(f"train/{name}", row[name], now, row["epoch"]) for name in ("loss", "clean_accuracy", "images_per_s")]
+        metrics += [
+            (f"train/{name}", row[name], now, row["epoch"])
+            for name in ("loss", "clean_accuracy", "images_per_s")
+        ]
     # MLflow's comparison starts with the first parameters by name that differ: k and n come before train/.
     settings = {f"train/{name}": value for name, value in meta["spec"]["training"].items()}
     params = {"training": meta["partition"]["training"], **meta["columns"], **settings}
@@ -100,7 +115,9 @@ def run(store: Store, network: Network, names: Mapping[Attacked, str]) -> Run:
     )  # fmt: skip
 
 
-def _accuracies(store: Store, network: Network, names: Mapping[Attacked, str]) -> list[tuple[str, float, int]]:
+def _accuracies(
+    store: Store, network: Network, names: Mapping[Attacked, str]
+) -> list[tuple[str, float, int]]:
     """Metric, share of images classified correctly, step."""
     black_box, white_box, ids = {}, [], None
     for path, meta in network.evaluations:
@@ -109,10 +126,18 @@ def _accuracies(store: Store, network: Network, names: Mapping[Attacked, str]) -
         if meta["partition"]["access"] == "white_box":
             epsilon, step_size = meta["columns"]["epsilon"], meta["columns"]["step_size"]
             divisor = _plain(round(epsilon / step_size, 6))
-            white_box.append((f"white_box/{meta['columns']['attack']}_div_{divisor}", float(right.mean()), round(255 * epsilon)))
+            white_box.append(
+                (
+                    f"white_box/{meta['columns']['attack']}_div_{divisor}",
+                    float(right.mean()),
+                    round(255 * epsilon),
+                )
+            )
             continue
         ids = rows["image_id"].to_numpy() if ids is None else ids
-        assert np.array_equal(ids, rows["image_id"].to_numpy()), "a study's evaluations are on the same images"
+        assert np.array_equal(ids, rows["image_id"].to_numpy()), (
+            "a study's evaluations are on the same images"
+        )
         black_box["acc/clean" if meta["partition"]["access"] == "clean" else names[_attacked(meta)]] = right
     result = [(name, float(right.mean()), 0) for name, right in black_box.items()]
     # The worst of fewer attacks than the other networks met is not comparable with theirs.

@@ -28,7 +28,9 @@ def generator(root: int, *names: str | int | float | None) -> np.random.Generato
     return np.random.Generator(np.random.PCG64(derive(root, *names)))
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox-4x32-10: four int64 tensors holding 32-bit counters to four tensors of 32-bit words.
 
     torch has no unsigned 64-bit product, but a wrapped int64 product has the same low 64 bits,
@@ -53,7 +55,9 @@ def _words(seed: int, ids: Tensor, draw: Tensor, size: int) -> tuple[Tensor, Ten
     block = torch.arange((size + 3) // 4, device=ids.device)[None, :]
     ids = ids[:, None]
     zero = torch.zeros_like(block)
-    return philox((block + zero, draw[:, None] + zero, (ids & _M32) + zero, ((ids >> 32) & _M32) + zero), seed)
+    return philox(
+        (block + zero, draw[:, None] + zero, (ids & _M32) + zero, ((ids >> 32) & _M32) + zero), seed
+    )
 
 
 def uniform(seed: int, ids: Tensor, draw: Tensor, size: int) -> Tensor:
@@ -74,4 +78,6 @@ def normal(seed: int, ids: Tensor, draw: Tensor, size: int) -> Tensor:
     w0, w1, w2, w3 = (_unit(word) for word in _words(seed, ids, draw, size))
     r0, r1 = (-2 * w0.log()).sqrt(), (-2 * w2.log()).sqrt()
     a0, a1 = (2 * torch.pi) * w1, (2 * torch.pi) * w3
-    return torch.stack([r0 * a0.cos(), r0 * a0.sin(), r1 * a1.cos(), r1 * a1.sin()], dim=-1).flatten(1)[:, :size]
+    return torch.stack([r0 * a0.cos(), r0 * a0.sin(), r1 * a1.cos(), r1 * a1.sin()], dim=-1).flatten(1)[
+        :, :size
+    ]

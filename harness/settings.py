@@ -8,7 +8,15 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WrapValidator,
+)
 
 
 class Settings(BaseModel):
@@ -59,7 +67,11 @@ def _each_is_marked(metadata: list[Any]) -> bool:
 
 def _fraction(value: Any) -> Any:
     """'8/255' -> 8/255; anything else is left for pydantic to judge."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", value) if isinstance(value, str) else None
+    match = (
+        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", value)
+        if isinstance(value, str)
+        else None
+    )
     if not match:
         return value
     if float(match[2]) == 0:

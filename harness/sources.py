@@ -33,7 +33,12 @@ from harness.spec import DatasetSpec
 _TINY = "tiny-imagenet-200"
 _TINY_URL = f"http://cs231n.stanford.edu/{_TINY}.zip"
 _TINY_BYTES, _TINY_MD5 = 248_100_043, "90528d7ca1a48142e341f4ef8d21d0de"
-_IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_IDX = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 _CIFAR = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
 _FILES = {  # below the data folder, as torchvision lays them out
     "mnist": tuple(f"MNIST/raw/{name}" for name in _IDX),
@@ -42,14 +47,36 @@ _FILES = {  # below the data folder, as torchvision lays them out
     "tinyimagenet": (f"{_TINY}.zip",),
 }
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
-_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 _TINY_TIMEOUT_S, _TORCHVISION_TIMEOUT_S = 20, 10
 _ZIP_LIMIT_BYTES = 4 * 2**30  # of all members, unpacked; the official zip has a tenth of it
-_ZIP_RATIO, _ZIP_SMALL_BYTES = 100, 2**20  # unpacked by packed, of a member that is not small; images and lists pack to a tenth
+_ZIP_RATIO, _ZIP_SMALL_BYTES = (
+    100,
+    2**20,
+)  # unpacked by packed, of a member that is not small; images and lists pack to a tenth
 _DIGITS_SPLIT_SEED = 0  # the split of digits belongs to the source, so no study's seed moves it
 _THREADS, _BLOCK = 4, 1024  # threads that decode; encoded images held at once
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")  # of Pillow's, those that decode by themselves (EPS runs a program)
+_IMAGE_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "PPM",
+    "TIFF",
+)  # of Pillow's, those that decode by themselves (EPS runs a program)
 _IMAGE_LIMIT = 2**24  # pixels of one image: a small file can promise gigabytes
 _GREY_MODES = ("1", "L", "LA")  # Pillow's modes without colour
 
@@ -82,7 +109,9 @@ def expected_files(spec: DatasetSpec, data: Path | None) -> list[Path]:
     folder = Path(spec.folder or "").expanduser()
     if data is None and not folder.is_absolute():
         belongs = ", ".join(_FILES.get(spec.source, (f"{folder}/train.parquet", f"{folder}/test.parquet")))
-        raise HarnessError(f"{spec.label}: expected a data folder with {belongs}; --data or HARNESS_DATA sets it")
+        raise HarnessError(
+            f"{spec.label}: expected a data folder with {belongs}; --data or HARNESS_DATA sets it"
+        )
     folder = (data or Path()) / folder
     if spec.source != "parquet":
         return [folder / name for name in _FILES[spec.source]]
@@ -96,7 +125,9 @@ def _shards(folder: Path, split: str) -> list[Path]:
     shards = [whole] if whole.is_file() else sorted(folder.glob(f"{split}-*.parquet"))
     total = re.search(r"-of-(\d+)", shards[0].name) if shards else None
     if total and int(total[1]) != len(shards):
-        raise HarnessError(f"{folder}: expected {int(total[1])} files {split}-*.parquet, as their names say, got {len(shards)}")
+        raise HarnessError(
+            f"{folder}: expected {int(total[1])} files {split}-*.parquet, as their names say, got {len(shards)}"
+        )
     return shards
 
 
@@ -106,7 +137,9 @@ def existing_files(spec: DatasetSpec, data: Path | None, why: str = "") -> list[
     missing = [path for path in files if not path.is_file()]
     if missing:
         shards = " (or shards train-*.parquet, test-*.parquet)" if spec.source == "parquet" else ""
-        raise HarnessError(f"{spec.label}: expected {some(missing)}{shards}; --data or HARNESS_DATA sets the data folder{why}")
+        raise HarnessError(
+            f"{spec.label}: expected {some(missing)}{shards}; --data or HARNESS_DATA sets the data folder{why}"
+        )
     return files
 
 
@@ -131,7 +164,9 @@ def _download_torchvision(name: str, data: Path) -> None:
     from torchvision import datasets
 
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TORCHVISION_TIMEOUT_S)  # torchvision sets none: a silent mirror would hang for ever
+    socket.setdefaulttimeout(
+        _TORCHVISION_TIMEOUT_S
+    )  # torchvision sets none: a silent mirror would hang for ever
     try:
         getattr(datasets, name)(data, download=True)
     finally:
@@ -146,7 +181,9 @@ def _download_tinyimagenet(path: Path) -> None:
             while block := reply.read(2**20):
                 file.write(block)
         if not is_official_tinyimagenet(part):
-            raise HarnessError(f"{_TINY_URL} gave {part.stat().st_size} bytes that are not the official file (MD5 {_TINY_MD5})")
+            raise HarnessError(
+                f"{_TINY_URL} gave {part.stat().st_size} bytes that are not the official file (MD5 {_TINY_MD5})"
+            )
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -179,7 +216,11 @@ def open_source(spec: DatasetSpec, files: list[Path]) -> Source:
 
 def _in_memory(pixels: np.ndarray, labels: np.ndarray) -> Split:
     """A split whose pixels are read already; they are copied only where some are left out."""
-    return Split(labels.astype(np.int64), np.arange(len(labels)), lambda ids: pixels if len(ids) == len(pixels) else pixels[ids])
+    return Split(
+        labels.astype(np.int64),
+        np.arange(len(labels)),
+        lambda ids: pixels if len(ids) == len(pixels) else pixels[ids],
+    )
 
 
 def digits_arrays() -> tuple[np.ndarray, np.ndarray]:
@@ -194,15 +235,22 @@ def _digits() -> Source:
     """80 % train, 20 % test, stratified; ids are positions in scikit-learn's array, so no id is in both."""
     values, labels = digits_arrays()
     pixels = np.rint(values * (255 / 16)).astype(np.uint8)[:, None]
-    test = stratified(labels, round(0.2 * len(labels)), np.random.Generator(np.random.PCG64(_DIGITS_SPLIT_SEED)))
+    test = stratified(
+        labels, round(0.2 * len(labels)), np.random.Generator(np.random.PCG64(_DIGITS_SPLIT_SEED))
+    )
     train = np.setdiff1d(np.arange(len(labels)), test)
-    return Source(dict(enumerate("0123456789")), *(Split(labels[ids], ids, lambda kept: pixels[kept]) for ids in (train, test)))
+    return Source(
+        dict(enumerate("0123456789")),
+        *(Split(labels[ids], ids, lambda kept: pixels[kept]) for ids in (train, test)),
+    )
 
 
 def _mnist(images: Path, labels: Path) -> Split:
     pixels, targets = _idx(images, 3), _idx(labels, 1)
     if len(pixels) != len(targets):
-        raise HarnessError(f"{labels}: expected a label for each of the {len(pixels)} images of {images.name}, got {len(targets)}")
+        raise HarnessError(
+            f"{labels}: expected a label for each of the {len(pixels)} images of {images.name}, got {len(targets)}"
+        )
     return _in_memory(pixels[:, None], targets)
 
 
@@ -212,10 +260,14 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
         raw = np.fromfile(path, np.uint8)
     offset = 4 + 4 * dimensions
     if len(raw) < offset or raw[:4].tolist() != [0, 0, 8, dimensions]:
-        raise HarnessError(f"{path}: expected an idx file of {dimensions}-d bytes, got one that begins {raw[:4].tobytes()!r}")
+        raise HarnessError(
+            f"{path}: expected an idx file of {dimensions}-d bytes, got one that begins {raw[:4].tobytes()!r}"
+        )
     shape = raw[4:offset].view(">u4").tolist()
     if len(raw) != offset + math.prod(shape):
-        raise HarnessError(f"{path}: truncated or corrupt: its header promises {offset + math.prod(shape)} bytes, it has {len(raw)}")
+        raise HarnessError(
+            f"{path}: truncated or corrupt: its header promises {offset + math.prod(shape)} bytes, it has {len(raw)}"
+        )
     return raw[offset:].reshape(shape)
 
 
@@ -231,9 +283,14 @@ def _cifar10(root: Path) -> Source:
         official = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
         files = [(root / CIFAR10.base_folder / name, md5) for name, md5 in official]
         broken = [path for path, md5 in files if not check_integrity(path, md5)]
-        raise HarnessError(f"{some(broken)}: truncated or corrupt: not the official MD5; remove to download again ({error})") from error
+        raise HarnessError(
+            f"{some(broken)}: truncated or corrupt: not the official MD5; remove to download again ({error})"
+        ) from error
     # torchvision turned [N, 3, 32, 32] to NHWC by a view; turning it back copies nothing.
-    return Source(dict(enumerate(sets[0].classes)), *(_in_memory(s.data.transpose(0, 3, 1, 2), np.asarray(s.targets)) for s in sets))
+    return Source(
+        dict(enumerate(sets[0].classes)),
+        *(_in_memory(s.data.transpose(0, 3, 1, 2), np.asarray(s.targets)) for s in sets),
+    )
 
 
 def _tinyimagenet(path: Path) -> Source:
@@ -243,21 +300,43 @@ def _tinyimagenet(path: Path) -> Source:
     with naming(path), _zip(path) as archive:
         members = sorted(archive.namelist())
         annotations = archive.read(f"{_TINY}/val/val_annotations.txt").decode().splitlines()
-        words = archive.read(f"{_TINY}/words.txt").decode().splitlines() if f"{_TINY}/words.txt" in members else []
-    wnids = {name: name.split("/")[2] for name in members if re.fullmatch(rf"{_TINY}/train/[^/]+/images/[^/]+\.JPEG", name)}
+        words = (
+            archive.read(f"{_TINY}/words.txt").decode().splitlines()
+            if f"{_TINY}/words.txt" in members
+            else []
+        )
+    wnids = {
+        name: name.split("/")[2]
+        for name in members
+        if re.fullmatch(rf"{_TINY}/train/[^/]+/images/[^/]+\.JPEG", name)
+    }
     images = [name for name in members if re.fullmatch(rf"{_TINY}/val/images/[^/]+\.JPEG", name)]
-    annotated = {f"{_TINY}/val/images/{row[0]}": row[1] for row in (line.split("\t") for line in annotations) if len(row) > 1}
+    annotated = {
+        f"{_TINY}/val/images/{row[0]}": row[1]
+        for row in (line.split("\t") for line in annotations)
+        if len(row) > 1
+    }
     unmatched = sorted(annotated.keys() ^ set(images))
     if unmatched:
-        raise HarnessError(f"{path}: expected val/images and val_annotations.txt to have the same images, but not so {some(unmatched)}")
+        raise HarnessError(
+            f"{path}: expected val/images and val_annotations.txt to have the same images, but not so {some(unmatched)}"
+        )
     label = {wnid: number for number, wnid in enumerate(sorted({*wnids.values(), *annotated.values()}))}
     named = dict(line.split("\t", 1) for line in words if "\t" in line)
 
     def split(names: list[str], wnid: Mapping[str, str]) -> Split:
         labels = np.array([label[wnid[name]] for name in names], np.int64)
-        return Split(labels, np.arange(len(names)), lambda ids: _decode(_members(path, [names[i] for i in ids]), len(ids), "RGB"))
+        return Split(
+            labels,
+            np.arange(len(names)),
+            lambda ids: _decode(_members(path, [names[i] for i in ids]), len(ids), "RGB"),
+        )
 
-    return Source({number: named.get(wnid, wnid) for wnid, number in label.items()}, split(list(wnids), wnids), split(images, annotated))
+    return Source(
+        {number: named.get(wnid, wnid) for wnid, number in label.items()},
+        split(list(wnids), wnids),
+        split(images, annotated),
+    )
 
 
 def _zip(path: Path) -> zipfile.ZipFile:
@@ -265,19 +344,25 @@ def _zip(path: Path) -> zipfile.ZipFile:
     archive = zipfile.ZipFile(path)
     members = archive.infolist()
     for member in members:
-        inside = PureWindowsPath(member.filename)  # knows '/', '\' and drives, so it refuses what any system would follow
+        inside = PureWindowsPath(
+            member.filename
+        )  # knows '/', '\' and drives, so it refuses what any system would follow
         if inside.anchor or ".." in inside.parts:
             raise HarnessError(f"{path}: refused: member '{member.filename}' leaves the folder")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise HarnessError(f"{path}: refused: member '{member.filename}' is a link")
         if member.file_size > max(_ZIP_SMALL_BYTES, _ZIP_RATIO * member.compress_size):
-            raise HarnessError(f"{path}: refused: member '{member.filename}' unpacks {member.compress_size} bytes to {member.file_size}")
+            raise HarnessError(
+                f"{path}: refused: member '{member.filename}' unpacks {member.compress_size} bytes to {member.file_size}"
+            )
     if len(members) > len(set(archive.namelist())):
         twice = [name for name, count in Counter(archive.namelist()).items() if count > 1]
         raise HarnessError(f"{path}: refused: expected every member once, got two of {some(twice)}")
     unpacked = sum(member.file_size for member in members)
     if unpacked > _ZIP_LIMIT_BYTES:
-        raise HarnessError(f"{path}: refused: expected at most {_ZIP_LIMIT_BYTES} bytes unpacked, got {unpacked}")
+        raise HarnessError(
+            f"{path}: refused: expected at most {_ZIP_LIMIT_BYTES} bytes unpacked, got {unpacked}"
+        )
     return archive
 
 
@@ -301,8 +386,13 @@ def _parquet(files: list[Path]) -> Source:
     splits = [_parquet_split(paths, "RGB" if colour else "L") for paths in (train, test)]
     names, others = _class_names(train[0]), _class_names(test[0])
     if names and others and names != others:
-        raise HarnessError(f"{test[0]}: expected the class names of {train[0].name}, got others: {some(others)}")
-    return Source(dict(enumerate(names)) if names else {label: str(label) for label in splits[0].labels.tolist()}, *splits)
+        raise HarnessError(
+            f"{test[0]}: expected the class names of {train[0].name}, got others: {some(others)}"
+        )
+    return Source(
+        dict(enumerate(names)) if names else {label: str(label) for label in splits[0].labels.tolist()},
+        *splits,
+    )
 
 
 def _parquet_split(paths: list[Path], mode: str) -> Split:
@@ -337,17 +427,28 @@ def _parquet_file(path: Path) -> tuple[Any, str, str]:
         known = [name for name in usual if name in fitting]
         if not known and len(fitting) != 1:
             came = ", ".join(f"{field.name}: {field.type}" for field in file.schema_arrow)
-            raise HarnessError(f"{path}: expected one {what} column ({' or '.join(usual)}, or the only one), got {came}")
+            raise HarnessError(
+                f"{path}: expected one {what} column ({' or '.join(usual)}, or the only one), got {came}"
+            )
         return (known or fitting)[0]
 
-    return file, column("image", is_image, ("image", "img")), column("integer", pa.types.is_integer, ("label", "labels", "fine_label"))
+    return (
+        file,
+        column("image", is_image, ("image", "img")),
+        column("integer", pa.types.is_integer, ("label", "labels", "fine_label")),
+    )
 
 
 def _class_names(path: Path) -> list[str] | None:
     """Class names from the schema's metadata, where the Hugging Face library wrote them."""
     file, _, column = _parquet_file(path)
     try:
-        return [str(name) for name in json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"][column]["names"]]
+        return [
+            str(name)
+            for name in json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"][column][
+                "names"
+            ]
+        ]
     except (KeyError, TypeError, ValueError):
         return None  # written by something else, or labels that are plain numbers
 
@@ -361,7 +462,11 @@ def _rows(paths: list[Path], ids: np.ndarray | None = None) -> Iterator[tuple[st
         with naming(path):
             for block in file.iter_batches(_BLOCK, columns=[column]):
                 end = start + len(block)
-                wanted = range(start, end) if ids is None else ids[np.searchsorted(ids, start) : np.searchsorted(ids, end)].tolist()
+                wanted = (
+                    range(start, end)
+                    if ids is None
+                    else ids[np.searchsorted(ids, start) : np.searchsorted(ids, end)].tolist()
+                )
                 for row in wanted:
                     value = block.column(0)[row - start].as_py()
                     yield f"{path}, row {row - first}", value["bytes"] if isinstance(value, dict) else value
@@ -377,11 +482,15 @@ def _decode(images: Iterator[tuple[str, bytes | None]], count: int, mode: str) -
     done = 0
     with ThreadPoolExecutor(_THREADS) as pool:
         while block := list(islice(images, _BLOCK)):
-            for (place, _), image in zip(block, pool.map(lambda image: _pixels(mode, *image), block), strict=True):
+            for (place, _), image in zip(
+                block, pool.map(lambda image: _pixels(mode, *image), block), strict=True
+            ):
                 if not done:
                     pixels = np.empty((count, *image.shape), np.uint8)
                 if image.shape != pixels.shape[1:]:
-                    raise HarnessError(f"{place}: expected images of one size, {size(pixels)}, got {size(image)}")
+                    raise HarnessError(
+                        f"{place}: expected images of one size, {size(pixels)}, got {size(image)}"
+                    )
                 pixels[done] = image
                 done += 1
     return pixels
@@ -404,7 +513,9 @@ def _image(place: str, encoded: bytes | None) -> Any:
     with naming(place):
         image = Image.open(io.BytesIO(encoded), formats=_IMAGE_FORMATS)
     if image.width * image.height > _IMAGE_LIMIT:
-        raise HarnessError(f"{place}: refused: expected at most {_IMAGE_LIMIT} pixels, got {image.width} x {image.height}")
+        raise HarnessError(
+            f"{place}: refused: expected at most {_IMAGE_LIMIT} pixels, got {image.width} x {image.height}"
+        )
     if image.mode[0] in "IF":  # convert() would clip such values at 255
         raise HarnessError(f"{place}: expected 8 bits a channel, got Pillow's mode '{image.mode}'")
     return image
@@ -443,4 +554,6 @@ def naming(place: object) -> Iterator[None]:
     except (HarnessError, MemoryError):
         raise
     except Exception as error:
-        raise HarnessError(f"{place}: cannot be read; truncated or corrupt? {type(error).__name__}: {error}") from error
+        raise HarnessError(
+            f"{place}: cannot be read; truncated or corrupt? {type(error).__name__}: {error}"
+        ) from error

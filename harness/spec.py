@@ -21,10 +21,12 @@ _SETTINGS_LIMIT = 1_000_000  # characters of a study as JSON; the presets have a
 Protocol = Literal["prediction", "label"]
 Neighbours = Literal["other_class", "any_class"]
 Gradients = Annotated[
-    Literal["float32", "bfloat16"], Field(description="arithmetic of gradients; what enters a result is decided in float32 either way")
+    Literal["float32", "bfloat16"],
+    Field(description="arithmetic of gradients; what enters a result is decided in float32 either way"),
 ]
 PgdEngine = Annotated[
-    Literal["foolbox", "early_stop"], Field(description="Foolbox's takes all steps; early_stop leaves an image where it is fooled")
+    Literal["foolbox", "early_stop"],
+    Field(description="Foolbox's takes all steps; early_stop leaves an image where it is fooled"),
 ]
 Restarts = Annotated[int, Field(ge=1, description="starts tried on an image until one fools it")]
 
@@ -46,12 +48,17 @@ class DatasetSpec(Settings):
 
     source: Literal["digits", "mnist", "fashion_mnist", "cifar10", "tinyimagenet", "parquet"]
     name: Name | None = Field(None, description="name in the tables; the source's name unless given")
-    folder: str | None = Field(None, description="for 'parquet': folder below the data folder, or an absolute path")
+    folder: str | None = Field(
+        None, description="for 'parquet': folder below the data folder, or an absolute path"
+    )
     title: str | None = Field(None, description="how tables call it, e.g. 'CIFAR-10 (JPEG copies)'")
     paper: Literal["mnist", "cifar10", "tinyimagenet"] | None = Field(
-        None, description="data set of the paper whose numbers stand beside ours; by name where it is one of the paper's"
+        None,
+        description="data set of the paper whose numbers stand beside ours; by name where it is one of the paper's",
     )
-    classes: Annotated[int, Field(ge=2)] | None = Field(None, description="keep this many classes, drawn by seed")
+    classes: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="keep this many classes, drawn by seed"
+    )
     train_limit: Count | None = Field(None, description="training images kept, stratified")
     test_limit: Count | None = Field(None, description="test images kept, stratified")
 
@@ -81,7 +88,9 @@ class NetworkSpec(Settings):
 
     architecture: Literal["convnet", "vgg16"] = "vgg16"
     pretrained: bool = Field(False, description="start from torchvision's ImageNet weights (vgg16 only)")
-    weights: str | None = Field(None, description="file with those weights (.safetensors, or torchvision's .pth)")
+    weights: str | None = Field(
+        None, description="file with those weights (.safetensors, or torchvision's .pth)"
+    )
     width: Count = Field(32, description="channels of convnet's first block")
 
     @model_validator(mode="after")
@@ -102,7 +111,9 @@ class TrainingSpec(Settings):
     epochs: Annotated[int, Field(ge=0)]
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.001
     batch_size: Count = Field(128, description="images a step over all workers together")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the products in a step; all that is kept is float32")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the products in a step; all that is kept is float32"
+    )
     workers: Count = Field(1, description="DDP workers of one training; 1 needs no process group")
     threads: Count = Field(1, description="CPU cores of each of these workers")
 
@@ -111,7 +122,12 @@ class DefenseSpec(TrainingSpec):
     """The paper's defense (eq. 4-7): one training for every (k, n)."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
-    k: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), AfterValidator(distinct)] = (1.0, 2.0, 2.5, 3.0)
+    k: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), AfterValidator(distinct)] = (
+        1.0,
+        2.0,
+        2.5,
+        3.0,
+    )
     n: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(distinct)] = (10, 15, 20)
     redraw: bool = Field(False, description="draw the perturbations anew each epoch instead of once")
 
@@ -145,8 +161,12 @@ class DeepFool(Settings):
 
     method: Literal["deepfool"]
     steps: Count = 100
-    overshoot: Annotated[float, Field(ge=0, le=1)] = Field(1e-6, description="ART's default, the paper's; .02 survives rounding")
-    rule: Literal["art", "authors"] = Field("art", description="overshoot at the end, or (the authors' code, Foolbox) at every step")
+    overshoot: Annotated[float, Field(ge=0, le=1)] = Field(
+        1e-6, description="ART's default, the paper's; .02 survives rounding"
+    )
+    rule: Literal["art", "authors"] = Field(
+        "art", description="overshoot at the end, or (the authors' code, Foolbox) at every step"
+    )
     gradients: Gradients = "float32"
 
 
@@ -175,7 +195,9 @@ class CwL2(Settings):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     initial_constant: Annotated[float, Field(gt=0)] = 0.1
     confidence: Annotated[float, Field(ge=0)] = 0.0
-    warm_start: bool = Field(False, description="a constant goes on from the last one's image: a quarter of the steps, e.g. 8 x 32")
+    warm_start: bool = Field(
+        False, description="a constant goes on from the last one's image: a quarter of the steps, e.g. 8 x 32"
+    )
     gradients: Gradients = "float32"
 
 
@@ -184,7 +206,9 @@ class Ddn(Settings):
 
     method: Literal["ddn"]
     steps: Count = 100
-    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(0.05, description="the norm shrinks or grows by this share a step")
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05, description="the norm shrinks or grows by this share a step"
+    )
     initial_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="l2 in [0, 1] units")
     gradients: Gradients = "float32"
 
@@ -210,19 +234,24 @@ class Pgd(PgdSpec):
     """Projected gradient descent, l-inf: Madry et al. 2018."""
 
     method: Literal["pgd"]
-    step_divisor: Annotated[float, Field(ge=1)] = Field(10.0, description="step size = epsilon / step_divisor")
+    step_divisor: Annotated[float, Field(ge=1)] = Field(
+        10.0, description="step size = epsilon / step_divisor"
+    )
 
 
 AttackSpec = Annotated[Fgsm | DeepFool | Jsma | JsmaPairs | CwL2 | Ddn | Pgd, Field(discriminator="method")]
 METHODS: dict[str, type[Settings]] = {
-    get_args(model.model_fields["method"].annotation)[0]: model for model in (Fgsm, DeepFool, Jsma, JsmaPairs, CwL2, Ddn, Pgd)
+    get_args(model.model_fields["method"].annotation)[0]: model
+    for model in (Fgsm, DeepFool, Jsma, JsmaPairs, CwL2, Ddn, Pgd)
 }
 
 
 class WhiteBoxSpec(PgdSpec):
     """PGD with full knowledge of the network (V-E), on f1 and on the strongest defended network."""
 
-    step_divisors: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1), AfterValidator(distinct)] = (
+    step_divisors: Annotated[
+        tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1), AfterValidator(distinct)
+    ] = (
         4,
         5,
         6,
@@ -240,13 +269,21 @@ class ComputeSpec(Settings):
     """How the work is spread. Changes no number of a bound, an attack or an evaluation."""
 
     workers: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="shards at once; all of the cluster's GPUs or cores unless given; 0: in this process, without Ray"
+        None,
+        description="shards at once; all of the cluster's GPUs or cores unless given; 0: in this process, without Ray",
     )
-    retries: Annotated[int, Field(ge=0)] = Field(2, description="times a crashed worker or training is started again")
-    nodes: Count | None = Field(None, description="machines that the Ray cluster must have before work starts")
-    wait_s: Annotated[float, Field(ge=0)] = Field(600.0, description="seconds to wait for those, or for cores for the workers")
+    retries: Annotated[int, Field(ge=0)] = Field(
+        2, description="times a crashed worker or training is started again"
+    )
+    nodes: Count | None = Field(
+        None, description="machines that the Ray cluster must have before work starts"
+    )
+    wait_s: Annotated[float, Field(ge=0)] = Field(
+        600.0, description="seconds to wait for those, or for cores for the workers"
+    )
     interface: str | None = Field(
-        None, description="network interface of trainings on several machines, e.g. eth0; the one that Ray uses unless given"
+        None,
+        description="network interface of trainings on several machines, e.g. eth0; the one that Ray uses unless given",
     )
 
 
@@ -256,13 +293,21 @@ class Study(Settings):
     name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     dataset: DatasetSpec
-    neighbours: Neighbours = Field("other_class", description="whose distance gives sigma downstream (III-A: other_class)")
+    neighbours: Neighbours = Field(
+        "other_class", description="whose distance gives sigma downstream (III-A: other_class)"
+    )
     network: NetworkSpec = NetworkSpec()
     base: TrainingSpec
-    protocol: Protocol = Field("prediction", description="attacks start from f1's prediction (the paper, ART) or from the true label")
+    protocol: Protocol = Field(
+        "prediction", description="attacks start from f1's prediction (the paper, ART) or from the true label"
+    )
     attacks: Annotated[dict[Name, AttackSpec], Field(min_length=1)]
-    batch_size: Count = Field(128, description="images in the network at once; blocks of them are fixed by image order")
-    effectiveness_k: Annotated[float, Field(gt=0)] = Field(2.0, description="k of the bound that scores attacks (Table III: 2)")
+    batch_size: Count = Field(
+        128, description="images in the network at once; blocks of them are fixed by image order"
+    )
+    effectiveness_k: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="k of the bound that scores attacks (Table III: 2)"
+    )
     defense: DefenseSpec = DefenseSpec()
     adversarial_training: AdversarialTrainingSpec = AdversarialTrainingSpec()
     white_box: WhiteBoxSpec
@@ -272,17 +317,23 @@ class Study(Settings):
     def _sources_are_attacks(self) -> Self:
         for reserved in ("none", "clean"):
             if reserved in self.attacks:
-                raise ValueError(f"attacks.{reserved}: an attack can't have the name by which tables call clean images")
+                raise ValueError(
+                    f"attacks.{reserved}: an attack can't have the name by which tables call clean images"
+                )
         for position, source in enumerate(self.adversarial_training.sources):
             where = f"adversarial_training.sources.{position}"
             attack = self.attacks.get(source.attack)
             if attack is None:
-                raise ValueError(f"{where}: unknown attack '{source.attack}'{did_you_mean(source.attack, self.attacks)}")
+                raise ValueError(
+                    f"{where}: unknown attack '{source.attack}'{did_you_mean(source.attack, self.attacks)}"
+                )
             has = getattr(attack, "epsilon", None)
             if has is None and source.epsilon is not None:
                 raise ValueError(f"{where}: '{source.attack}' has no epsilon, got {source.epsilon}")
             if has is not None and source.epsilon not in has:
-                raise ValueError(f"{where}: epsilon of '{source.attack}' must be one of {list(has)}, got {source.epsilon}")
+                raise ValueError(
+                    f"{where}: epsilon of '{source.attack}' must be one of {list(has)}, got {source.epsilon}"
+                )
         return self
 
 
@@ -308,12 +359,18 @@ def load(name_or_path: str, overrides: tuple[str, ...] = ()) -> Study:
     except OSError:  # a name too long for a path
         found = False
     if not found:
-        raise HarnessError(f"no study '{name_or_path}': neither a preset nor a YAML file{did_you_mean(name_or_path, known)}")
+        raise HarnessError(
+            f"no study '{name_or_path}': neither a preset nor a YAML file{did_you_mean(name_or_path, known)}"
+        )
     try:
         data = yaml.safe_load(path.read_text())
     except OSError as error:
         raise HarnessError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets the ValueErrors of odd numbers and dates through
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # PyYAML lets the ValueErrors of odd numbers and dates through
         raise HarnessError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(data, dict):
         raise HarnessError(f"{path}: expected a mapping of settings, got {type(data).__name__}")
@@ -329,7 +386,10 @@ def build(data: dict[str, Any]) -> Study:
     """
     attacks = data.get("attacks")
     if isinstance(attacks, dict):
-        filled = {key: {"method": key, **(value or {})} if isinstance(value, dict | None) else value for key, value in attacks.items()}
+        filled = {
+            key: {"method": key, **(value or {})} if isinstance(value, dict | None) else value
+            for key, value in attacks.items()
+        }
         data = {**data, "attacks": filled}
     try:
         # Strict in JSON's sense: lists are tuples there, but "3" is no number and 1 no boolean.
@@ -369,7 +429,9 @@ def _override(data: dict[str, Any], override: str) -> None:
                 raise HarnessError(f"--set {path}: '{key}' must be a position from 0 to {len(here) - 1}")
             key = int(key)  # type: ignore[assignment]
         elif not isinstance(here, dict):
-            raise HarnessError(f"--set {path}: '{'.'.join(keys[:depth])}' is a value, not a group of settings")
+            raise HarnessError(
+                f"--set {path}: '{'.'.join(keys[:depth])}' is a value, not a group of settings"
+            )
         if last:
             here[key] = value
         else:
@@ -384,12 +446,18 @@ def _explain(error: ValidationError) -> str:
     places = [item["loc"] for item in error.errors()]
     for item in error.errors():
         where = item["loc"]
-        if item["type"] == "too_short" and any(place[: len(where)] == where and len(place) > len(where) for place in places):
+        if item["type"] == "too_short" and any(
+            place[: len(where)] == where and len(place) > len(where) for place in places
+        ):
             continue  # the list is short only of the entries that are reported themselves
         # Below an attack pydantic adds the method that it was read as.
-        path = ".".join(str(part) for depth, part in enumerate(where) if not (where[0] == "attacks" and depth == 2))
+        path = ".".join(
+            str(part) for depth, part in enumerate(where) if not (where[0] == "attacks" and depth == 2)
+        )
         if item["type"] == "extra_forbidden":
-            line = f"{path}: unknown setting{did_you_mean(str(item['loc'][-1]), _known_keys(item['loc'][:-1]))}"
+            line = (
+                f"{path}: unknown setting{did_you_mean(str(item['loc'][-1]), _known_keys(item['loc'][:-1]))}"
+            )
         elif item["type"] == "union_tag_invalid":
             came = str(item["ctx"]["tag"])
             line = f"{path}: unknown attack method '{came}'{did_you_mean(came, METHODS)}"
@@ -417,6 +485,10 @@ def _known_keys(path: tuple[int | str, ...]) -> list[str]:
             model = METHODS[str(part)]
         elif part in model.model_fields:
             annotation = model.model_fields[str(part)].annotation
-            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+            inner = [
+                a
+                for a in (annotation, *get_args(annotation))
+                if isinstance(a, type) and issubclass(a, BaseModel)
+            ]
             model = inner[0] if inner else model
     return list(model.model_fields)

@@ -62,7 +62,9 @@ class Folder:
         if scheme == "file":
             return cls(Path("/" + unquote(rest)))
         if scheme != "s3" or isinstance(place, Path):
-            raise HarnessError(f"the results '{place}': expected a folder, file:///FOLDER or s3://BUCKET/PREFIX, got '{scheme}:'")
+            raise HarnessError(
+                f"the results '{place}': expected a folder, file:///FOLDER or s3://BUCKET/PREFIX, got '{scheme}:'"
+            )
         _s3_options(place)
         return cls(place)
 
@@ -82,7 +84,10 @@ class Folder:
         """Raise HarnessError at once where an object store does not answer, knows no such bucket or refuses our credentials."""
         if isinstance(self.place, str):
             with self._told("used"):
-                if _s3(self.place, *_HASTY).get_file_info(_key(self.place).split("/")[0]).type == pa.fs.FileType.NotFound:
+                if (
+                    _s3(self.place, *_HASTY).get_file_info(_key(self.place).split("/")[0]).type
+                    == pa.fs.FileType.NotFound
+                ):
                     raise HarnessError(f"'{self}' cannot be used: {_REASONS['NO_SUCH_BUCKET']}")
 
     # --- reading ---
@@ -111,8 +116,14 @@ class Folder:
             return {path: info for path in sorted(found) if (info := self.info(path))}
         start = len(self._address("")) + 1
         with self._told("read", folder):
-            entries = self._files.get_file_info(pa.fs.FileSelector(self._address(folder), recursive=True, allow_not_found=True))
-        shown = {Path(e.path[start:]): _info(e) for e in entries if e.is_file and re.fullmatch(f"[^.].*{re.escape(suffix)}", e.base_name)}
+            entries = self._files.get_file_info(
+                pa.fs.FileSelector(self._address(folder), recursive=True, allow_not_found=True)
+            )
+        shown = {
+            Path(e.path[start:]): _info(e)
+            for e in entries
+            if e.is_file and re.fullmatch(f"[^.].*{re.escape(suffix)}", e.base_name)
+        }
         # An object may be called anything: '..' would lead a copy out of its folder.
         return {path: shown[path] for path in sorted(shown) if ".." not in path.parts}
 
@@ -130,7 +141,9 @@ class Folder:
 
         def copy(path: Path) -> None:
             if copies.info(path) != files[path]:
-                with suppress(FileNotFoundError):  # gone since it was listed: whoever reads the copies says so
+                with suppress(
+                    FileNotFoundError
+                ):  # gone since it was listed: whoever reads the copies says so
                     copies.write(path, self.read(path))
                     os.utime(root / path, ns=(files[path].modified_ns,) * 2)
 
@@ -166,7 +179,11 @@ class Folder:
 
     def _address(self, path: Path | str) -> str:
         """What pyarrow calls a file."""
-        return f"{_key(self.place)}/{path}".rstrip("/") if isinstance(self.place, str) else str(self.place / path)
+        return (
+            f"{_key(self.place)}/{path}".rstrip("/")
+            if isinstance(self.place, str)
+            else str(self.place / path)
+        )
 
     @contextmanager
     def _told(self, done: str, path: Path | str = "") -> Iterator[None]:
@@ -175,7 +192,9 @@ class Folder:
         except OSError as error:
             if done == "read" and isinstance(error, FileNotFoundError):
                 raise
-            raise HarnessError(f"'{self.locate(path) if path else self}' cannot be {done}: {_reason(error)}") from error
+            raise HarnessError(
+                f"'{self.locate(path) if path else self}' cannot be {done}: {_reason(error)}"
+            ) from error
 
 
 _LOCAL = pa.fs.LocalFileSystem()
@@ -215,11 +234,15 @@ def _s3_options(uri: str) -> dict[str, str]:
             "a results URI with a password in it would be shown to others: leave the credentials to AWS_* variables or ~/.aws"
         )
     if not uri.startswith("s3://") or not re.fullmatch(r"[A-Za-z0-9._-]+", parts.netloc):
-        raise HarnessError(f"the results '{uri}': expected s3://BUCKET/PREFIX, got the bucket '{parts.netloc}'")
+        raise HarnessError(
+            f"the results '{uri}': expected s3://BUCKET/PREFIX, got the bucket '{parts.netloc}'"
+        )
     try:
         given = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError as error:
-        raise HarnessError(f"the results '{uri}': expected options as name=value&name=value, got '{parts.query}'") from error
+        raise HarnessError(
+            f"the results '{uri}': expected options as name=value&name=value, got '{parts.query}'"
+        ) from error
     for name in given:
         if name not in _OPTIONS:
             raise HarnessError(f"the results '{uri}': unknown option '{name}'{did_you_mean(name, _OPTIONS)}")

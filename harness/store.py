@@ -49,7 +49,9 @@ class Store:
     place: Path | str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "place", Folder.at(self.place).place)  # a relative path means the driver's folder on workers, too
+        object.__setattr__(
+            self, "place", Folder.at(self.place).place
+        )  # a relative path means the driver's folder on workers, too
 
     @cached_property
     def folder(self) -> Folder:
@@ -71,7 +73,9 @@ class Store:
         """Make the root where there is none; raise HarnessError if it can't be written or is another version's."""
         self.folder.check()
         if self.folder.info(_ROOT_FILE) is None:
-            self.folder.write(_ROOT_FILE, json.dumps({"schema_version": SCHEMA_VERSION, "id": uuid.uuid4().hex}).encode())
+            self.folder.write(
+                _ROOT_FILE, json.dumps({"schema_version": SCHEMA_VERSION, "id": uuid.uuid4().hex}).encode()
+            )
         with self.probe():
             pass
         self.check_version()
@@ -84,9 +88,13 @@ class Store:
         try:
             found = json.loads(self.folder.read(_ROOT_FILE))["schema_version"]
         except FileNotFoundError:
-            raise HarnessError(f"'{self.folder}' holds no results: run a study first, or name its folder with --results") from None
+            raise HarnessError(
+                f"'{self.folder}' holds no results: run a study first, or name its folder with --results"
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
-            raise HarnessError(f"'{marker}' cannot be read ({error}): is '{self.folder}' a results folder?") from error
+            raise HarnessError(
+                f"'{marker}' cannot be read ({error}): is '{self.folder}' a results folder?"
+            ) from error
         if found != SCHEMA_VERSION:
             raise HarnessError(
                 f"the results in '{self.folder}' have schema version {found}, this harness reads and writes {SCHEMA_VERSION}: "
@@ -109,7 +117,9 @@ class Store:
             return False
         artifact = meta["artifact"]
         tensors = None if artifact is None else self.folder.info(tensors_path(cell.path))
-        return meta["key"] == cell.key and (artifact is None or (tensors is not None and tensors.size == artifact["bytes"]))
+        return meta["key"] == cell.key and (
+            artifact is None or (tensors is not None and tensors.size == artifact["bytes"])
+        )
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """Those that are not done."""
@@ -117,10 +127,16 @@ class Store:
         if self.folder.local is not None:
             return [cell for cell in cells if not self.is_done(cell)]
         with ThreadPoolExecutor(CONNECTIONS) as threads:
-            return [cell for cell, done in zip(cells, threads.map(self.is_done, cells), strict=True) if not done]
+            return [
+                cell for cell, done in zip(cells, threads.map(self.is_done, cells), strict=True) if not done
+            ]
 
     def write(
-        self, cell: Cell, rows: Mapping[str, np.ndarray | list[Any]], tensors: Mapping[str, np.ndarray] | None = None, **facts: Any
+        self,
+        cell: Cell,
+        rows: Mapping[str, np.ndarray | list[Any]],
+        tensors: Mapping[str, np.ndarray] | None = None,
+        **facts: Any,
     ) -> None:
         """Write a finished cell: ``rows`` by column, constant columns filled in, ``facts`` (hardware, versions) beside the spec.
 
@@ -144,7 +160,12 @@ class Store:
             payload = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
             artifact = {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
             self.folder.write(tensors_path(cell.path), payload)
-        meta = {"key": cell.key, "schema_version": SCHEMA_VERSION, "table": cell.table, "partition": dict(cell.partition)}
+        meta = {
+            "key": cell.key,
+            "schema_version": SCHEMA_VERSION,
+            "table": cell.table,
+            "partition": dict(cell.partition),
+        }
         meta |= {
             "columns": dict(cell.columns),
             "spec": dict(cell.spec),
@@ -185,7 +206,9 @@ class Store:
                 table = file.read()
             described = (table.schema.metadata or {})[_META]
             digest = json.loads(described).get("digest")
-        sealed = not described.endswith(b"}}")  # earlier versions' files have page checksums alone, and end with their facts
+        sealed = not described.endswith(
+            b"}}"
+        )  # earlier versions' files have page checksums alone, and end with their facts
         if sealed and not (digest and is_whole(content, digest)):
             raise self._damaged(path, "its digest is not the one recorded")
         return table
@@ -202,7 +225,9 @@ class Store:
             if not isinstance(meta, dict) or not meta.keys() >= _FACTS:
                 raise ValueError("what made it is not recorded in it")
             if meta["schema_version"] != SCHEMA_VERSION:
-                raise Damaged(f"'{self.folder.locate(path)}' has schema version {meta['schema_version']}, expected {SCHEMA_VERSION}")
+                raise Damaged(
+                    f"'{self.folder.locate(path)}' has schema version {meta['schema_version']}, expected {SCHEMA_VERSION}"
+                )
             return meta
 
     def tensors(self, cell: Cell) -> dict[str, np.ndarray]:
@@ -238,7 +263,9 @@ class Store:
             raise Damaged(f"'{self.folder.locate(path)}' is missing: run its study again") from error
 
     def _damaged(self, path: Path | str, why: str) -> Damaged:
-        return Damaged(f"'{self.folder.locate(path)}' is damaged: {why.rstrip('.')}. Remove it (`harness verify --repair`) and run again")
+        return Damaged(
+            f"'{self.folder.locate(path)}' is damaged: {why.rstrip('.')}. Remove it (`harness verify --repair`) and run again"
+        )
 
     @contextmanager
     def _undamaged(self, path: Path | str) -> Iterator[None]:
@@ -278,7 +305,10 @@ class Store:
     def record_study(self, name: str, study: Mapping[str, Any], cells: list[Cell]) -> None:
         """Name the cells that a study consists of, done or not: what its tables are made from."""
         path = f"{STUDIES}/{name}.json"
-        record = {"study": dict(study), "cells": [{"key": c.key, "table": c.table, "path": c.path.as_posix()} for c in cells]}
+        record = {
+            "study": dict(study),
+            "cells": [{"key": c.key, "table": c.table, "path": c.path.as_posix()} for c in cells],
+        }
         payload = json.dumps(record, indent=1).encode()
         try:
             if self.folder.read(path) == payload:
@@ -290,7 +320,10 @@ class Store:
     def studies(self) -> dict[str, dict[str, Any]]:
         """Study name -> its record, the most recently recorded last."""
         records = self.folder.files(STUDIES, ".json")
-        return {path.stem: self._record(path) for path in sorted(records, key=lambda path: (records[path].modified_ns, path))}
+        return {
+            path.stem: self._record(path)
+            for path in sorted(records, key=lambda path: (records[path].modified_ns, path))
+        }
 
     def _record(self, path: Path) -> dict[str, Any]:
         try:

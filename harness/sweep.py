@@ -61,7 +61,9 @@ class Material:
 class Rank:
     """One worker of a training; the only one, in the trial's own process, where the world is 1."""
 
-    def __init__(self, store: Store, material: Material, rank: int = 0, world: int = 1, threads: int = 1) -> None:
+    def __init__(
+        self, store: Store, material: Material, rank: int = 0, world: int = 1, threads: int = 1
+    ) -> None:
         torch.set_num_threads(threads)
         self._store, self._material, self._rank, self._world = store, material, rank, world
 
@@ -78,27 +80,39 @@ class Rank:
         import ray.util
 
         if interface and interface not in nodes.interfaces():
-            raise HarnessError(f"compute.interface: there is no '{interface}', only {', '.join(nodes.interfaces())}")
+            raise HarnessError(
+                f"compute.interface: there is no '{interface}', only {', '.join(nodes.interfaces())}"
+            )
         # Left alone, gloo takes the one of the host's name, which on Debian is loopback. NCCL takes a name as a prefix but for '='.
         if name := interface or nodes.interface_of(ray.util.get_node_ip_address()):
             for variable, value in (("GLOO_SOCKET_IFNAME", name), ("NCCL_SOCKET_IFNAME", f"={name}")):
                 os.environ[variable] = value if interface else os.environ.get(variable, value)
         backend = "nccl" if networks.device().type == "cuda" else "gloo"
         torch.distributed.init_process_group(
-            backend, init_method=address, rank=self._rank, world_size=self._world, timeout=timedelta(seconds=_GANG_TIMEOUT_S)
+            backend,
+            init_method=address,
+            rank=self._rank,
+            world_size=self._world,
+            timeout=timedelta(seconds=_GANG_TIMEOUT_S),
         )
 
     def open(self, network: Network) -> None:
         """Start a training, or go on where its checkpoint says."""
         material, on = self._material, networks.device()
-        seed = seeds.derive(material.seed, "training", network.kind, *(repr(v) for v in network.settings.values()))
-        model = networks.build(material.network, material.train.pixels, material.classes, seed, initial=network.kind == "base")
+        seed = seeds.derive(
+            material.seed, "training", network.kind, *(repr(v) for v in network.settings.values())
+        )
+        model = networks.build(
+            material.network, material.train.pixels, material.classes, seed, initial=network.kind == "base"
+        )
         if network.kind != "base":
             assert material.base is not None, "a fine-tuning needs f1"
             networks.from_tensors(model, material.base, on)
         objective = OBJECTIVES[network.kind](self._inputs(network, on), {**network.settings, "seed": seed})
         self._network = network
-        self._training = training.Training(model, objective, network.spec, seed, material.test, self._rank, self._world)
+        self._training = training.Training(
+            model, objective, network.spec, seed, material.test, self._rank, self._world
+        )
         if found := checkpoints.load(self._store.folder, network.cell):
             self._training.restore(found[0], found[1]["rows"])
         else:
@@ -121,9 +135,15 @@ class Rank:
             return None if value is None else networks.to_tensor(value, on)
 
         train, material = self._material.train, self._material
-        pixels, labels, ids = (networks.to_tensor(value, on) for value in (train.pixels, train.labels, train.ids))
-        made = None if network.adversarial is None else self._store.tensors(network.adversarial)["adversarial"]
-        return training.Inputs(pixels, labels, ids, optional(material.distance), optional(material.teacher), optional(made))
+        pixels, labels, ids = (
+            networks.to_tensor(value, on) for value in (train.pixels, train.labels, train.ids)
+        )
+        made = (
+            None if network.adversarial is None else self._store.tensors(network.adversarial)["adversarial"]
+        )
+        return training.Inputs(
+            pixels, labels, ids, optional(material.distance), optional(material.teacher), optional(made)
+        )
 
     def epoch(self) -> dict[str, Any]:
         """One epoch more, if one is left; the last row, and whether the training is done."""
@@ -149,7 +169,11 @@ class Rank:
 
 
 def fit(
-    pending: list[Network], material: Material, store: Store, cluster: Cluster, on_row: Callable[[Network, dict[str, Any]], None]
+    pending: list[Network],
+    material: Material,
+    store: Store,
+    cluster: Cluster,
+    on_row: Callable[[Network, dict[str, Any]], None],
 ) -> list[tuple[Network, Failed]]:
     """Train all of ``pending`` (of one TrainingSpec's workers and threads) and write their cells; those that failed, and why.
 
@@ -167,7 +191,11 @@ def fit(
         raise HarnessError(
             f"a training of {spec.workers} workers needs a GPU for each: compute.workers is more than the {cluster.gpus:g} GPUs"
         )
-    failed = _fit_here(pending, material, store, on_row) if cluster.local else _tune(pending, material, store, cluster, on_row)
+    failed = (
+        _fit_here(pending, material, store, on_row)
+        if cluster.local
+        else _tune(pending, material, store, cluster, on_row)
+    )
     return [(pending[position], failed[position]) for position in sorted(failed)]
 
 
@@ -177,7 +205,10 @@ def _trials_at_once(spec: TrainingSpec, cluster: Cluster) -> int:
 
 
 def _fit_here(
-    pending: list[Network], material: Material, store: Store, on_row: Callable[[Network, dict[str, Any]], None]
+    pending: list[Network],
+    material: Material,
+    store: Store,
+    on_row: Callable[[Network, dict[str, Any]], None],
 ) -> dict[int, Failed]:
     """One after the other in this process: no Ray, one worker each. Position -> why it failed."""
     threads = torch.get_num_threads()
@@ -194,7 +225,11 @@ def _fit_here(
 
 
 def _tune(
-    pending: list[Network], material: Material, store: Store, cluster: Cluster, on_row: Callable[[Network, dict[str, Any]], None]
+    pending: list[Network],
+    material: Material,
+    store: Store,
+    cluster: Cluster,
+    on_row: Callable[[Network, dict[str, Any]], None],
 ) -> dict[int, Failed]:
     """A Tuner over the pending cells, as many trials at once as fit. Position -> why it failed."""
     # Tune reads these when it is imported or run. Without its SIGINT handler, Ctrl-C ends the command.
@@ -216,7 +251,9 @@ def _tune(
         def __reduce__(self) -> Any:
             return tune.Callback, ()  # Tune pickles its settings for a restore of its own, which is not used
 
-        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
             position = trial.config["position"]
             if "failure" in result:
                 failed[position] = Failed(result["failure"])
@@ -226,9 +263,17 @@ def _tune(
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = trial.get_pickled_error() or trial.get_error()
             text = str(error).strip()
-            crashed[trial.config["position"]] = Failed(text.splitlines()[-1] if text else "its process ended again and again", text)
+            crashed[trial.config["position"]] = Failed(
+                text.splitlines()[-1] if text else "its process ended again and again", text
+            )
 
-    trial = tune.with_parameters(_trial_class(), store=store, material=(ray.put(material),), pending=pending, interface=cluster.interface)
+    trial = tune.with_parameters(
+        _trial_class(),
+        store=store,
+        material=(ray.put(material),),
+        pending=pending,
+        interface=cluster.interface,
+    )
     scratch = locking.scratch(store.local_root or Path(tempfile.gettempdir()))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told once, by us
     try:
@@ -263,7 +308,12 @@ def _trial_class() -> type:
         """Holds the ranks and moves them from cell to cell."""
 
         def setup(  # type: ignore[override]  # tune.with_parameters adds the last four
-            self, config: dict[str, Any], store: Store, material: Any, pending: list[Network], interface: str | None
+            self,
+            config: dict[str, Any],
+            store: Store,
+            material: Any,
+            pending: list[Network],
+            interface: str | None,
         ) -> None:
             self._pending = pending
             self._store = store
@@ -283,8 +333,15 @@ def _trial_class() -> type:
             assert group is not None, "a trial runs in its placement group"
             # Any bundle of the trial's: they are alike, one for each rank (Tune drops the empty first one).
             place, bundle = PlacementGroupSchedulingStrategy(group), group.bundle_specs[-1]
-            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": place}
-            self._ranks = [actor.options(**options).remote(self._store, self._material, rank, world, threads) for rank in range(world)]
+            options = {
+                "num_cpus": bundle["CPU"],
+                "num_gpus": bundle.get("GPU", 0),
+                "scheduling_strategy": place,
+            }
+            self._ranks = [
+                actor.options(**options).remote(self._store, self._material, rank, world, threads)
+                for rank in range(world)
+            ]
             try:
                 (address,) = self._answers([self._ranks[0].address.remote()], _GANG_TIMEOUT_S)
                 self._answers([rank.join.remote(address, interface) for rank in self._ranks], _GANG_TIMEOUT_S)

@@ -28,7 +28,10 @@ from harness.store import STUDIES, Store
 
 _DATABASE = "mlflow.db"
 _BATCH = 900  # MLflow takes 1000 items a call, parameters included
-_LOCK_S, _BUSY_S = 60, 5  # another driver may be writing many runs; a database is locked for one run at a time
+_LOCK_S, _BUSY_S = (
+    60,
+    5,
+)  # another driver may be writing many runs; a database is locked for one run at a time
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # What goes wrong is told once, by us, in a line; and `links` are printed where they are asked for.
@@ -77,11 +80,15 @@ def destination(store: Store, uri: str | None = None) -> Destination:
     if urlsplit(uri).scheme in ("http", "https") and urlsplit(uri).netloc:
         return Destination(uri.rstrip("/"), False)
     if not re.match(r"sqlite:///.", uri):
-        raise HarnessError(f"the tracking URI should be http://HOST:PORT, https://HOST or sqlite:///FILE, got '{uri}'")
+        raise HarnessError(
+            f"the tracking URI should be http://HOST:PORT, https://HOST or sqlite:///FILE, got '{uri}'"
+        )
     return Destination(uri, False)
 
 
-def sync(store: Store, study: str, uri: str | None = None, progress: Callable[[int, int], None] | None = None) -> int:
+def sync(
+    store: Store, study: str, uri: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> int:
     """Bring the study's runs up to date with its Parquet files; returns how many were written.
 
     Runs made from the same cells stay, others are deleted and made anew. ``progress`` is called with
@@ -92,7 +99,9 @@ def sync(store: Store, study: str, uri: str | None = None, progress: Callable[[i
     if study not in record:
         raise HarnessError(f"no study '{study}' in '{store.folder}'{did_you_mean(study, record)}")
     present = {path.as_posix() for path in store.files()}
-    entries = [e for e in record[study]["cells"] if e["table"] in ("training", "evaluation") and e["path"] in present]
+    entries = [
+        e for e in record[study]["cells"] if e["table"] in ("training", "evaluation") and e["path"] in present
+    ]
     overall = digest(CONTENT_VERSION, to.uri, sorted(entry["key"] for entry in entries))
     # Only what lies beside the results is known to be as it was left: a server is asked each time.
     if to.own and _is_marked(store, study, to, overall):
@@ -110,18 +119,30 @@ def sync(store: Store, study: str, uri: str | None = None, progress: Callable[[i
                 progress(done, len(pending))
             key, dataset = network.meta["key"], network.meta["partition"]["dataset"]
             if dataset not in experiments:
-                experiments[dataset] = _experiment(client, dataset, None if to.is_server else artifact_root(store))
+                experiments[dataset] = _experiment(
+                    client, dataset, None if to.is_server else artifact_root(store)
+                )
             tags = {"study": study, "owner": store.identity(), "digest": wanted[key]}
-            kept[key] = (experiments[dataset], _write(client, experiments[dataset], runs.run(store, network, names), tags))
+            kept[key] = (
+                experiments[dataset],
+                _write(client, experiments[dataset], runs.run(store, network, names), tags),
+            )
         if progress and pending:
             progress(len(pending), len(pending))
         used = sorted({experiment for experiment, _ in kept.values()})
         _share_view(client, used, study, owner, names)
-        _mark(store, study, to, {"digest": overall, "experiments": used, "runs": [kept[key][1] for key in wanted]})
+        _mark(
+            store,
+            study,
+            to,
+            {"digest": overall, "experiments": used, "runs": [kept[key][1] for key in wanted]},
+        )
     return len(pending)
 
 
-def links(store: Store, study: str, base_url: str = "http://127.0.0.1:5000", uri: str | None = None) -> dict[str, str]:
+def links(
+    store: Store, study: str, base_url: str = "http://127.0.0.1:5000", uri: str | None = None
+) -> dict[str, str]:
     """Addresses of the study's ``runs`` as a table (best worst case first), as ``charts``, and side by side (``compare``).
 
     Needs no MLflow. Raises HarnessError where the study was never synced.
@@ -129,15 +150,24 @@ def links(store: Store, study: str, base_url: str = "http://127.0.0.1:5000", uri
     to = destination(store, uri)
     marker, owner = _marker(store, study, to), _owner(store, to)
     if not marker.get("runs"):
-        raise HarnessError(f"study '{study}' has no runs in MLflow: nothing of it is trained, or it was not synced")
+        raise HarnessError(
+            f"study '{study}' has no runs in MLflow: nothing of it is trained, or it was not synced"
+        )
     experiment = f"{base_url}/#/experiments/{marker['experiments'][0]}/runs?"
     # Without the workflow type an experiment opens on an overview of language-model traces.
     machine_learning = {"workflowType": "machine_learning"}
     # The table shows no metric unless it is told to, and that fits in no address: see `_share_view`.
     table = machine_learning | {"viewStateShareKey": _view_name(study, owner)}
-    order = {"orderByKey": f"metrics.`{HEADLINE}`", "orderByAsc": "false", "searchFilter": _filter(study, owner)}
+    order = {
+        "orderByKey": f"metrics.`{HEADLINE}`",
+        "orderByAsc": "false",
+        "searchFilter": _filter(study, owner),
+    }
     charts = machine_learning | {"compareRunsMode": "CHART"} | order
-    compare = {"runs": json.dumps(marker["runs"]), "experiments": json.dumps(marker["experiments"])} | machine_learning
+    compare = {
+        "runs": json.dumps(marker["runs"]),
+        "experiments": json.dumps(marker["experiments"]),
+    } | machine_learning
     return {
         "runs": experiment + urlencode(table, quote_via=quote),
         "charts": experiment + urlencode(charts, quote_via=quote),
@@ -186,7 +216,9 @@ def _client(store: Store, to: Destination) -> Any:
         # Made under another name: one whose creation was cut off would stay half migrated, and unusable, for ever.
         for left in database.parent.glob(f".{_DATABASE}.*"):
             left.unlink()
-        temporary = database.with_name(f".{_DATABASE}.{uuid.uuid4().hex}.tmp")  # never twice: MLflow remembers what it made
+        temporary = database.with_name(
+            f".{_DATABASE}.{uuid.uuid4().hex}.tmp"
+        )  # never twice: MLflow remembers what it made
         try:
             MlflowClient(f"sqlite:///{temporary}")
             for marker in (database.parent / STUDIES).glob(".*.tracked"):
@@ -218,14 +250,25 @@ def _experiment(client: Any, dataset: str, artifacts: str | None) -> str:
     return str(found.experiment_id)
 
 
-def _keep(client: Any, study: str, owner: str | None, wanted: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+def _keep(
+    client: Any, study: str, owner: str | None, wanted: Mapping[str, str]
+) -> dict[str, tuple[str, str]]:
     """Delete the study's runs that are out of date, unfinished or double; the others: cell -> (experiment, run)."""
     kept: dict[str, tuple[str, str]] = {}
-    experiments = [experiment.experiment_id for experiment in _pages(lambda page: client.search_experiments(page_token=page))]
-    found = _pages(lambda page: client.search_runs(experiments, _filter(study, owner), max_results=1000, page_token=page))
+    experiments = [
+        experiment.experiment_id
+        for experiment in _pages(lambda page: client.search_experiments(page_token=page))
+    ]
+    found = _pages(
+        lambda page: client.search_runs(experiments, _filter(study, owner), max_results=1000, page_token=page)
+    )
     for run in found if experiments else []:
         cell = run.data.tags.get("cell", "")
-        if cell not in kept and wanted.get(cell) == run.data.tags.get("digest") and run.info.status == "FINISHED":
+        if (
+            cell not in kept
+            and wanted.get(cell) == run.data.tags.get("digest")
+            and run.info.status == "FINISHED"
+        ):
             kept[cell] = (run.info.experiment_id, run.info.run_id)
         else:
             client.delete_run(run.info.run_id)
@@ -256,7 +299,9 @@ def _view_name(study: str, owner: str | None) -> str:
     return f"{study}-{owner[:8]}" if owner else study
 
 
-def _share_view(client: Any, experiments: list[str], study: str, owner: str | None, names: Mapping[runs.Attacked, str]) -> None:
+def _share_view(
+    client: Any, experiments: list[str], study: str, owner: str | None, names: Mapping[runs.Attacked, str]
+) -> None:
     """Leave the table of a study's runs as MLflow keeps the views that its users share: in a tag of the experiment."""
     metrics = [HEADLINE, "acc/clean", *names.values()]
     view = {
@@ -264,15 +309,24 @@ def _share_view(client: Any, experiments: list[str], study: str, owner: str | No
         "selectedColumns": [*(f"metrics.`{name}`" for name in metrics), "params.`k`", "params.`n`"],
     }  # fmt: skip
     for experiment in experiments:
-        client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{_view_name(study, owner)}", json.dumps(view))
+        client.set_experiment_tag(
+            experiment, f"mlflow.sharedViewState.{_view_name(study, owner)}", json.dumps(view)
+        )
 
 
 def _write(client: Any, experiment: str, run: runs.Run, tags: Mapping[str, str]) -> str:
     """Write one run and return its id. It counts as there once it is finished, which is said last."""
     from mlflow.entities import Metric, Param
 
-    made = str(client.create_run(experiment, start_time=run.started, tags={**run.tags, **tags}, run_name=run.name).info.run_id)
-    metrics, params = [Metric(*metric) for metric in run.metrics], [Param(*param) for param in run.params.items()]
+    made = str(
+        client.create_run(
+            experiment, start_time=run.started, tags={**run.tags, **tags}, run_name=run.name
+        ).info.run_id
+    )
+    metrics, params = (
+        [Metric(*metric) for metric in run.metrics],
+        [Param(*param) for param in run.params.items()],
+    )
     for start in range(0, max(len(metrics), 1), _BATCH):
         client.log_batch(made, metrics[start : start + _BATCH], params if start == 0 else [])
     client.set_terminated(made, end_time=run.ended)
@@ -304,7 +358,11 @@ def artifact_root(store: Store) -> str:
 
 
 def _marker_path(store: Store, study: str, to: Destination) -> Path:
-    return state_folder(store) / STUDIES / (f".{study}.tracked" if to.own else f".{study}.{digest(to.uri)[:8]}.tracked")
+    return (
+        state_folder(store)
+        / STUDIES
+        / (f".{study}.tracked" if to.own else f".{study}.{digest(to.uri)[:8]}.tracked")
+    )
 
 
 def _marker(store: Store, study: str, to: Destination) -> dict[str, Any]:
@@ -346,7 +404,9 @@ def _locked(store: Store) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".mlflow.lock").open("w")
     except OSError as error:
-        raise TrackingError(f"the folder of MLflow's database, '{folder}', cannot be written: {error.strerror or error}") from error
+        raise TrackingError(
+            f"the folder of MLflow's database, '{folder}', cannot be written: {error.strerror or error}"
+        ) from error
     with file:
         deadline = time.monotonic() + _LOCK_S
         while True:
@@ -355,6 +415,8 @@ def _locked(store: Store) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise TrackingError(f"another process has kept '{folder / '.mlflow.lock'}' locked for {_LOCK_S} s") from None
+                    raise TrackingError(
+                        f"another process has kept '{folder / '.mlflow.lock'}' locked for {_LOCK_S} s"
+                    ) from None
                 time.sleep(0.05)
         yield

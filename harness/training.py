@@ -76,7 +76,14 @@ class Training:
     """
 
     def __init__(
-        self, network: networks.Classifier, objective: Objective, spec: TrainingSpec, seed: int, test: Images, rank: int = 0, world: int = 1
+        self,
+        network: networks.Classifier,
+        objective: Objective,
+        spec: TrainingSpec,
+        seed: int,
+        test: Images,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.device = networks.device()
         self.network = network.to(self.device).to(memory_format=torch.channels_last).requires_grad_(True)
@@ -86,9 +93,13 @@ class Training:
         self.rows: list[dict[str, Any]] = []
         # Gradients live in the buffers that are sent: no copy.
         ddp = nn.parallel.DistributedDataParallel
-        self._wrapped: nn.Module = ddp(self.network, gradient_as_bucket_view=True) if world > 1 else self.network
+        self._wrapped: nn.Module = (
+            ddp(self.network, gradient_as_bucket_view=True) if world > 1 else self.network
+        )
         self._peak = peak_flops(self.device, spec.precision)
-        self._flops = step_flops(self.network, networks.to_tensor(test.pixels[:1], self.device)) if self._peak else None
+        self._flops = (
+            step_flops(self.network, networks.to_tensor(test.pixels[:1], self.device)) if self._peak else None
+        )
 
     @property
     def epoch(self) -> int:
@@ -105,7 +116,9 @@ class Training:
         Raises HarnessError where the loss is no longer finite.
         """
         began, epoch, size = time.perf_counter(), self.epoch + 1, self.spec.batch_size
-        order = torch.from_numpy(seeds.generator(self.seed, "order", epoch).permutation(self.objective.samples)).to(self.device)
+        order = torch.from_numpy(
+            seeds.generator(self.seed, "order", epoch).permutation(self.objective.samples)
+        ).to(self.device)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         self._wrapped.train()
         # Dropout has no other source than the global generator: seeded for the epoch, restored after.
@@ -115,7 +128,9 @@ class Training:
                 total += self._step(order[begin : begin + size], epoch)
         loss = float(self._sum(total)) / len(order)
         if not math.isfinite(loss):
-            raise HarnessError(f"the loss of epoch {epoch} is {loss}: training diverged (learning rate {self.spec.learning_rate})")
+            raise HarnessError(
+                f"the loss of epoch {epoch} is {loss}: training diverged (learning rate {self.spec.learning_rate})"
+            )
         return self._row(loss, len(order), began)
 
     def _step(self, batch: Tensor, epoch: int) -> Tensor:
@@ -142,14 +157,20 @@ class Training:
     def _row(self, loss: float | None, samples: int, began: float) -> dict[str, Any]:
         trained = time.perf_counter() - began
         mine = slice(self.rank, None, self.world)
-        predicted = networks.predict(self.network, self.test.pixels[mine], 256, self.device) if len(self.test.ids[mine]) else np.empty(0)
+        predicted = (
+            networks.predict(self.network, self.test.pixels[mine], 256, self.device)
+            if len(self.test.ids[mine])
+            else np.empty(0)
+        )
         correct = torch.tensor(float((predicted == self.test.labels[mine]).sum()), device=self.device)
         row = {
             "epoch": self.epoch + 1,
             "loss": loss,
             "clean_accuracy": float(self._sum(correct)) / len(self.test.ids),
             "images_per_s": samples / trained if samples else None,
-            "peak_share": samples * self._flops / (trained * self.world * self._peak) if samples and self._flops and self._peak else None,
+            "peak_share": samples * self._flops / (trained * self.world * self._peak)
+            if samples and self._flops and self._peak
+            else None,
             "epoch_s": time.perf_counter() - began,
             "device": device_name(self.device),
             "world_size": self.world,
@@ -182,7 +203,11 @@ class Training:
                 continue
             index, moment = name.split("/")
             # The fused Adam takes moments in the layout of their weights.
-            laid = value.reshape(()) if moment == "step" else torch.empty_like(parameters[int(index)]).copy_(value).detach()
+            laid = (
+                value.reshape(())
+                if moment == "step"
+                else torch.empty_like(parameters[int(index)]).copy_(value).detach()
+            )
             optimizer["state"].setdefault(int(index), {})[moment] = laid
         self.optimizer.load_state_dict(optimizer)
         self.rows = list(rows)
@@ -194,7 +219,9 @@ class Training:
 
 def device_name(device: torch.device) -> str:
     """'cuda NVIDIA H100' or 'cpu x86_64'."""
-    return f"{device.type} {torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}"
+    return (
+        f"{device.type} {torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()}"
+    )
 
 
 # Dense peak in 10^12 floating-point operations per second, from NVIDIA's data sheets: device -> precision.
@@ -214,7 +241,11 @@ _PEAK_TERAFLOPS = {
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """Dense peak of the device at this precision in FLOP/s; None for CPUs, parts of a GPU and GPUs that are not listed."""
     name = device_name(device)
-    known = [peaks for gpu, peaks in _PEAK_TERAFLOPS.items() if re.search(rf"\b{gpu}\b", name) and "MIG" not in name]
+    known = [
+        peaks
+        for gpu, peaks in _PEAK_TERAFLOPS.items()
+        if re.search(rf"\b{gpu}\b", name) and "MIG" not in name
+    ]
     teraflops = known[0].get(precision) if device.type == "cuda" and known else None
     return teraflops and teraflops * 1e12
 
@@ -223,6 +254,11 @@ def step_flops(network: nn.Module, images: Tensor) -> float:
     """Floating-point operations an image of one training step, forward and backward, counted (not timed) on ``images``."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []), FlopCounterMode(display=False) as counter:
-        torch.autograd.grad(network(networks.as_input(images)).sum(), [p for p in network.parameters() if p.requires_grad])
+    with (
+        torch.random.fork_rng(devices=[images.device] if images.is_cuda else []),
+        FlopCounterMode(display=False) as counter,
+    ):
+        torch.autograd.grad(
+            network(networks.as_input(images)).sum(), [p for p in network.parameters() if p.requires_grad]
+        )
     return counter.get_total_flops() / len(images)

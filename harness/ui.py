@@ -40,19 +40,41 @@ def serve(
         show(_links(store, to.uri, uri))
         return
     if to.own and not any(has_runs(store, study) for study in store.studies()):
-        raise HarnessError(f"'{to}' has no runs: `harness run STUDY` writes some, `harness track` where the results are there")
+        raise HarnessError(
+            f"'{to}' has no runs: `harness run STUDY` writes some, `harness track` where the results are there"
+        )
     _check_port(host, port)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1", "--no-serve-artifacts"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--no-serve-artifacts",
+    ]
     command += ["--backend-store-uri", to.uri, "--default-artifact-root", artifact_root(store)]
     # MLflow's own list lets any name through that begins as a private address does, such as 10.example.org.
     # Any port: there may be a tunnel in between.
-    command += ["--allowed-hosts", ",".join(f"{name}{port}" for name in ("127.0.0.1", "localhost", host) for port in ("", ":*"))]
+    command += [
+        "--allowed-hosts",
+        ",".join(f"{name}{port}" for name in ("127.0.0.1", "localhost", host) for port in ("", ":*")),
+    ]
     # With its job runners the server is 15 processes and takes five times as long to answer.
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     base_url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     with tempfile.TemporaryFile() as log, _termination_unwinds():
         # Its own session: the group can be ended as a whole, and Ctrl-C reaches only this process.
-        child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             _wait_for(f"{base_url}/health", child)
             show(_links(store, base_url, uri))
@@ -62,11 +84,15 @@ def serve(
         finally:
             _end(child)
         log.seek(0)
-        raise HarnessError(f"MLflow's server ended by itself:\n{log.read().decode(errors='replace')[-2000:].strip()}")
+        raise HarnessError(
+            f"MLflow's server ended by itself:\n{log.read().decode(errors='replace')[-2000:].strip()}"
+        )
 
 
 def _links(store: Store, base_url: str, uri: str | None) -> dict[str, dict[str, str]]:
-    return {study: links(store, study, base_url, uri) for study in store.studies() if has_runs(store, study, uri)}
+    return {
+        study: links(store, study, base_url, uri) for study in store.studies() if has_runs(store, study, uri)
+    }
 
 
 def _check_port(host: str, port: int) -> None:
@@ -75,7 +101,9 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
-            raise HarnessError(f"port {port} of {host} cannot be used ({error}): choose another with --port") from error
+            raise HarnessError(
+                f"port {port} of {host} cannot be used ({error}): choose another with --port"
+            ) from error
 
 
 def _wait_for(url: str, child: subprocess.Popen[bytes]) -> None:
@@ -104,7 +132,9 @@ def _termination_unwinds() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {sign: signal.signal(sign, signal.default_int_handler) for sign in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        sign: signal.signal(sign, signal.default_int_handler) for sign in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield
     finally:

@@ -76,7 +76,9 @@ class _Windows(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] != self._rows[-1].seen.stop or x.shape[3] != self._columns[-1].seen.stop:
-            raise ValueError(f"a network built for images of another size got a last map of {x.shape[2]} x {x.shape[3]}")
+            raise ValueError(
+                f"a network built for images of another size got a last map of {x.shape[2]} x {x.shape[3]}"
+            )
         x = torch.stack([x[:, :, row.seen].mean(2) for row in self._rows], 2)
         return torch.stack([x[..., column.seen].mean(3) for column in self._columns], 3)
 
@@ -160,7 +162,9 @@ def pretrained_file(spec: NetworkSpec) -> Path:
     if spec.weights is not None:
         path = Path(spec.weights)
         if not path.is_file():
-            raise HarnessError(f"network.weights: no file '{path}'. Give VGG16's ImageNet weights, or set network.pretrained=false")
+            raise HarnessError(
+                f"network.weights: no file '{path}'. Give VGG16's ImageNet weights, or set network.pretrained=false"
+            )
         return path
     path = Path(torch.hub.get_dir()) / "checkpoints" / _FILE
     if not path.is_file():
@@ -168,7 +172,9 @@ def pretrained_file(spec: NetworkSpec) -> Path:
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(VGG16_Weights.IMAGENET1K_V1.url, str(path), hash_prefix=_SHA256, progress=False)
+            torch.hub.download_url_to_file(
+                VGG16_Weights.IMAGENET1K_V1.url, str(path), hash_prefix=_SHA256, progress=False
+            )
         except (OSError, RuntimeError) as error:
             raise HarnessError(
                 f"VGG16's ImageNet weights are not in torch's cache ('{path}') and cannot be downloaded ({error}). "
@@ -199,13 +205,19 @@ def load_pretrained(body: Vgg16, path: Path) -> None:
     else:
         with path.open("rb") as file:
             if not hashlib.file_digest(file, "sha256").hexdigest().startswith(_SHA256):
-                raise HarnessError(f"'{path}' is not torchvision's {_FILE} (its sha256 differs); other weights come as .safetensors")
+                raise HarnessError(
+                    f"'{path}' is not torchvision's {_FILE} (its sha256 differs); other weights come as .safetensors"
+                )
         # The one file not in safetensors, known by its digest; weights_only reads tensors and runs no code.
         state = torch.load(path, map_location="cpu", weights_only=True)
     last = ("classifier.6.weight", "classifier.6.bias")
     expected = {name: value.shape for name, value in body.vgg.state_dict().items() if name not in last}
     found = {name: value.shape for name, value in state.items() if name not in last}
     if expected != found:
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise HarnessError(f"'{path}' does not hold torchvision's VGG16: {len(wrong)} tensors differ, the first is '{wrong[0]}'")
+        wrong = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
+        raise HarnessError(
+            f"'{path}' does not hold torchvision's VGG16: {len(wrong)} tensors differ, the first is '{wrong[0]}'"
+        )
     body.vgg.load_state_dict({name: value for name, value in state.items() if name not in last}, strict=False)

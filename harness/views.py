@@ -51,17 +51,31 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
     chosen = {name: record for name, record in records.items() if study in (None, name)}
     studies = {name: _study(name, record) for name, record in chosen.items()}
     present = store.files()
-    cells = [_cell_row(present, name, cell) for name, record in chosen.items() for cell in {c["key"]: c for c in record["cells"]}.values()]
+    cells = [
+        _cell_row(present, name, cell)
+        for name, record in chosen.items()
+        for cell in {c["key"]: c for c in record["cells"]}.values()
+    ]
     cells += [_cell_row(present, None, cell) for cell in _cells_of_no_study(present)]
     # DuckDB reads local files many times over: those of an object store are copied, once and for the next command too.
-    root = store.folder.copied({path: present[path] for cell in cells if (path := Path(cell["path"])) in present}).resolve()
+    root = store.folder.copied(
+        {path: present[path] for cell in cells if (path := Path(cell["path"])) in present}
+    ).resolve()
     failures = store.failures()
-    cells = [{**cell, **{name: failures.get(cell["path"], {}).get(name) for name in ("title", "reason", "waits")}} for cell in cells]
+    cells = [
+        {**cell, **{name: failures.get(cell["path"], {}).get(name) for name in ("title", "reason", "waits")}}
+        for cell in cells
+    ]
     connection = duckdb.connect()
     try:
         _create(connection, "studies", [_study_row(name, study) for name, study in studies.items()], _STUDIES)
         _create(connection, "cells", cells, _CELLS)
-        _create(connection, "planned", [row for name, study in studies.items() for row in _planned(name, study)], _PLANNED)
+        _create(
+            connection,
+            "planned",
+            [row for name, study in studies.items() for row in _planned(name, study)],
+            _PLANNED,
+        )
         allowed: list[str] = []
         for table in TABLES:
             files = {str(root / cell["path"]) for cell in cells if cell["table"] == table and cell["done"]}
@@ -85,7 +99,9 @@ def query(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     try:
         statements = connection.extract_statements(sql)
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise HarnessError("expected one statement that reads: select, from, with, describe, summarize, show, pivot ... on x in (...)")
+            raise HarnessError(
+                "expected one statement that reads: select, from, with, describe, summarize, show, pivot ... on x in (...)"
+            )
         connection.execute("begin transaction read only")  # `with x as (insert ...)` is a select, too
         try:
             return connection.sql(statements[0]).to_arrow_table()
@@ -99,7 +115,9 @@ def _study(name: str, record: Row) -> spec.Study:
     try:
         return spec.build(record["study"])
     except HarnessError as error:
-        raise HarnessError(f"study '{name}' was recorded with settings that this harness does not know; run it again:\n{error}") from error
+        raise HarnessError(
+            f"study '{name}' was recorded with settings that this harness does not know; run it again:\n{error}"
+        ) from error
 
 
 def _study_row(name: str, study: spec.Study) -> Row:
@@ -121,14 +139,24 @@ def _cells_of_no_study(present: Iterable[Path]) -> Iterable[Row]:
 def _cell_row(present: Container[Path], study: str | None, cell: Row) -> Row:
     """A cell of a manifest, with the hive folders of its path: those above the results root are not ours to read."""
     folders = dict(part.split("=", 1) for part in Path(cell["path"]).parts if "=" in part)
-    return {"study": study, **cell, "done": Path(cell["path"]) in present, **{name: folders.get(name) for name in _PARTITIONS}}
+    return {
+        "study": study,
+        **cell,
+        "done": Path(cell["path"]) in present,
+        **{name: folders.get(name) for name in _PARTITIONS},
+    }
 
 
 def _planned(name: str, study: spec.Study) -> Iterable[Row]:
     """The accuracies that a study is to measure. They follow from its settings; the data decide only the cells' keys."""
     grid = plan(study, "", None)
     for position, evaluation in enumerate((*grid.black_box, *white_box(grid, (grid.base,)))):
-        columns = {**evaluation.cell.columns, "access": evaluation.cell.partition["access"], "study": name, "position": position}
+        columns = {
+            **evaluation.cell.columns,
+            "access": evaluation.cell.partition["access"],
+            "study": name,
+            "position": position,
+        }
         yield {column: columns[column] for column in _PLANNED.names}
 
 
@@ -147,9 +175,17 @@ def _create_base_view(connection: duckdb.DuckDBPyConnection, name: str, files: l
         fields = [*(pa.field(part, _TEXT) for part in (*study, *table.partition)), *table.schema]
         _create(connection, name, [], pa.schema(fields))
         return []
-    patterns = [re.sub(r"([*?\[])", r"[\1]", file) for file in files]  # a folder may be called 'run[1]'; DuckDB would glob
+    patterns = [
+        re.sub(r"([*?\[])", r"[\1]", file) for file in files
+    ]  # a folder may be called 'run[1]'; DuckDB would glob
     connection.execute(f"set variable {name}_files = $1", [patterns])
-    columns = ", ".join([*study, *(f"cells.{part}" for part in table.partition), *(f'file."{column}"' for column in table.schema.names)])
+    columns = ", ".join(
+        [
+            *study,
+            *(f"cells.{part}" for part in table.partition),
+            *(f'file."{column}"' for column in table.schema.names),
+        ]
+    )
     connection.execute(
         f"create view {name} as select {columns} "
         f"from read_parquet(getvariable('{name}_files'), hive_partitioning = false) file join cells on cells.key = file.cell"

@@ -59,8 +59,13 @@ class Tester:
 
         if self._loaded[0] != network.cell.key:
             dataset = self._dataset
-            model = networks.build(self._study.network, dataset.train.pixels, len(dataset.classes), 0, initial=False)
-            self._loaded = (network.cell.key, networks.from_tensors(model, self._store.tensors(network.cell), networks.device()))
+            model = networks.build(
+                self._study.network, dataset.train.pixels, len(dataset.classes), 0, initial=False
+            )
+            self._loaded = (
+                network.cell.key,
+                networks.from_tensors(model, self._store.tensors(network.cell), networks.device()),
+            )
         return self._loaded[1]
 
     def log_probabilities(self, task: tuple[Network, slice]) -> np.ndarray:
@@ -69,7 +74,9 @@ class Tester:
         from harness import networks
 
         network, block = task
-        (found,) = networks.logits(self._network(network), self._dataset.train.pixels[block], TEACHER_BLOCK, networks.device())
+        (found,) = networks.logits(
+            self._network(network), self._dataset.train.pixels[block], TEACHER_BLOCK, networks.device()
+        )
         result: np.ndarray = log_softmax(found, dim=1).numpy()
         return result
 
@@ -80,7 +87,14 @@ class Tester:
         network, attack, block = task
         images = getattr(self._dataset, attack.split).take(block)
         seed = derive(self._study.seed, "attack", attack.name)
-        return attack_block(self._network(network), images, attack.settings, self._study.protocol, seed, self._study.batch_size)
+        return attack_block(
+            self._network(network),
+            images,
+            attack.settings,
+            self._study.protocol,
+            seed,
+            self._study.batch_size,
+        )
 
     def evaluate(self, task: list[Evaluation]) -> list[np.ndarray | Failed]:
         """One network's predictions int64 [N] on each set of images; a set that can't be read fails alone."""
@@ -89,7 +103,9 @@ class Tester:
         model, on, size = self._network(task[0].network), networks.device(), self._study.batch_size
 
         def predicted(images: Cell | None) -> np.ndarray:
-            pixels = self._dataset.test.pixels if images is None else self._store.tensors(images)["adversarial"]
+            pixels = (
+                self._dataset.test.pixels if images is None else self._store.tensors(images)["adversarial"]
+            )
             return networks.predict(model, pixels, size, on)
 
         return [attempt(predicted, evaluation.images) for evaluation in task]
@@ -103,5 +119,10 @@ class Tester:
         images = self._dataset.test.take(block)
         seed = derive(self._study.seed, "white_box")
         return white_box_block(
-            self._network(evaluation.network), images, evaluation.settings, self._study.protocol, seed, self._study.batch_size
+            self._network(evaluation.network),
+            images,
+            evaluation.settings,
+            self._study.protocol,
+            seed,
+            self._study.batch_size,
         )

@@ -13,7 +13,9 @@ import torch
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Credentials of no one, set before Ray starts its workers: no test can reach an account of yours.
-os.environ.update(AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true")
+os.environ.update(
+    AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true"
+)
 DATA = os.environ.get("HARNESS_DATA")
 
 
@@ -130,12 +132,16 @@ def snapshot(results: Path | str) -> dict[str, dict[str, list[Any]]]:
     return found
 
 
-def images(seed: int, count: int, classes: int, shape: tuple[int, int, int] = (1, 4, 4), values: int = 256) -> Any:
+def images(
+    seed: int, count: int, classes: int, shape: tuple[int, int, int] = (1, 4, 4), values: int = 256
+) -> Any:
     """Random images of some classes with ascending, gapped ids."""
     from harness.datasets import Images
 
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(classes), rng.integers(0, classes, count - classes)])
     return Images(
-        rng.integers(0, values, (count, *shape)).astype(np.uint8), labels.astype(np.int64), np.arange(count, dtype=np.int64) * 3 + 5
+        rng.integers(0, values, (count, *shape)).astype(np.uint8),
+        labels.astype(np.int64),
+        np.arange(count, dtype=np.int64) * 3 + 5,
     )

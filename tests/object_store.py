@@ -23,7 +23,9 @@ class ObjectStore:
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.address = f"127.0.0.1:{self._server.port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        maker = pyarrow.fs.S3FileSystem(endpoint_override=self.address, scheme="http", region="us-east-1", allow_bucket_creation=True)
+        maker = pyarrow.fs.S3FileSystem(
+            endpoint_override=self.address, scheme="http", region="us-east-1", allow_bucket_creation=True
+        )
         maker.create_dir(BUCKET)
 
     def _answer(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:

@@ -31,11 +31,20 @@ def _like(settings: Any, **changes: Any) -> Any:
 WARM = _like(CW, warm_start=True, binary_search_steps=4, steps=15, initial_constant=1.0)
 EARLY = _like(PGD, engine="early_stop", restarts=3)
 CASES: list[Any] = [
-    *(FGSM, DEEPFOOL, _like(DEEPFOOL, rule="authors", overshoot=0.02), JSMA, _like(JSMA, theta=-0.25, gamma=0.5), PAIRS),
+    *(
+        FGSM,
+        DEEPFOOL,
+        _like(DEEPFOOL, rule="authors", overshoot=0.02),
+        JSMA,
+        _like(JSMA, theta=-0.25, gamma=0.5),
+        PAIRS,
+    ),
     *(CW, WARM, DDN, PGD, _like(PGD, restarts=3), EARLY),
 ]
 CASES += [_like(case, gradients="bfloat16") for case in (DEEPFOOL, WARM, DDN, PGD, EARLY)]
-cases = pytest.mark.parametrize("settings", CASES, ids=lambda settings: f"{settings.method}-{getattr(settings, 'gradients', '')}")
+cases = pytest.mark.parametrize(
+    "settings", CASES, ids=lambda settings: f"{settings.method}-{getattr(settings, 'gradients', '')}"
+)
 
 
 class InDouble(nn.Module):
@@ -47,7 +56,9 @@ class InDouble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weights = {**dict(self.body.named_parameters()), **dict(self.body.named_buffers())}
-        doubled = {name: value.double() if value.is_floating_point() else value for name, value in weights.items()}
+        doubled = {
+            name: value.double() if value.is_floating_point() else value for name, value in weights.items()
+        }
         return functional_call(self.body, doubled, x.double()).to(x.dtype)
 
 
@@ -107,7 +118,10 @@ def linear() -> tuple[Linear, Tensor, Tensor, Tensor]:
 def binary(linear: Any) -> tuple[Linear, Tensor, Tensor, Tensor, Tensor]:
     """Two classes: the gradient's sign is the same everywhere, returned last."""
     network, images, _, ids = linear
-    network = Linear(network.w[:2].detach(), network.b[:2].detach() - (network.w[:2] @ images[0].flatten() + network.b[:2]).detach())
+    network = Linear(
+        network.w[:2].detach(),
+        network.b[:2].detach() - (network.w[:2] @ images[0].flatten() + network.b[:2]).detach(),
+    )
     labels = network(images).argmax(1).detach()
     sign = torch.where(labels == 0, 1, -1)[:, None] * (network.w[1] - network.w[0]).sign()
     return network.eval(), images, labels, ids, sign.view_as(images).detach()
@@ -148,7 +162,9 @@ def test_returns_images_and_leaves_the_network_as_it_was(settings: Any, digits: 
     assert torch.equal(images, clean)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert [name for name, parameter in network.named_parameters() if not parameter.requires_grad] == ["body.body.0.bias"]
+    assert [name for name, parameter in network.named_parameters() if not parameter.requires_grad] == [
+        "body.body.0.bias"
+    ]
     network.body.body[0].bias.requires_grad_(True)
 
 
@@ -160,10 +176,17 @@ def test_does_not_depend_on_how_images_are_grouped(settings: Any, digits: Any) -
     torch.manual_seed(1)
     np.random.seed(1)
     refilled = perturb(network, images, labels, ids, settings, SEED, batch_size=5)
-    parts = [perturb(network, *part, settings, SEED) for part in zip(images.split(7), labels.split(7), ids.split(7), strict=True)]
+    parts = [
+        perturb(network, *part, settings, SEED)
+        for part in zip(images.split(7), labels.split(7), ids.split(7), strict=True)
+    ]
     backwards = perturb(network, images.flip(0), labels.flip(0), ids.flip(0), settings, SEED, batch_size=16)
     for position, batch in enumerate(whole):
-        for other in (refilled[position], torch.cat([part[position] for part in parts]), backwards[position].flip(0)):
+        for other in (
+            refilled[position],
+            torch.cat([part[position] for part in parts]),
+            backwards[position].flip(0),
+        ):
             torch.testing.assert_close(other, batch, rtol=0, atol=1e-5)
             with torch.no_grad():
                 assert torch.equal(network(other).argmax(1), network(batch).argmax(1))
@@ -175,7 +198,9 @@ def test_strides_say_nothing(channels: int, settings: Any) -> None:
     """Grey images have strides in any layout, and kernels are chosen by them."""
     random = torch.Generator().manual_seed(0)
     images = torch.rand(6, channels, 8, 8, generator=random)
-    network = networks.build(spec.NetworkSpec(architecture="convnet", width=4), (images * 255).byte().numpy(), 3, 0).eval()
+    network = networks.build(
+        spec.NetworkSpec(architecture="convnet", width=4), (images * 255).byte().numpy(), 3, 0
+    ).eval()
     odd = images.contiguous(memory_format=torch.channels_last)
     odd = odd.as_strided(odd.shape, (channels * 64, 1, 8 * channels, channels))
     labels, ids = network(images).argmax(1), torch.arange(6)
@@ -227,9 +252,13 @@ def test_inputs_that_cannot_be_attacked_are_refused(linear: Any) -> None:
         ("unlike", lambda x, e: x.double()),
     ],
 )
-def test_an_attack_that_breaks_its_word_is_an_error(expected: str, broken: Any, linear: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attack_that_breaks_its_word_is_an_error(
+    expected: str, broken: Any, linear: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, images, labels, ids = linear
-    monkeypatch.setitem(ATTACKS, "fgsm", lambda n, x, y, i, settings, seed, size: [broken(x, e) for e in settings.epsilon])
+    monkeypatch.setitem(
+        ATTACKS, "fgsm", lambda n, x, y, i, settings, seed, size: [broken(x, e) for e in settings.epsilon]
+    )
     with pytest.raises(RuntimeError, match=expected):
         perturb(network, images, labels, ids, FGSM, SEED)
 
@@ -295,8 +324,12 @@ def test_deepfool_is_optimal_on_a_linear_network(overshoot: float, linear: Any, 
     assert overshoot < 0.01 or (_margins(network, batch, labels) < 0).all()
 
 
-@pytest.mark.parametrize("settings", [DEEPFOOL, _like(DEEPFOOL, rule="authors")], ids=lambda settings: settings.rule)
-def test_deepfool_passes_over_no_class_that_is_nearest(settings: Any, digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "settings", [DEEPFOOL, _like(DEEPFOOL, rule="authors")], ids=lambda settings: settings.rule
+)
+def test_deepfool_passes_over_no_class_that_is_nearest(
+    settings: Any, digits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, images, labels, ids = digits
     (batch,) = perturb(network, images, labels, ids, settings, SEED)
     monkeypatch.setattr(sys.modules["harness.attacks.deepfool"], "_FAR", 1e9)
@@ -306,8 +339,12 @@ def test_deepfool_passes_over_no_class_that_is_nearest(settings: Any, digits: An
 
 @pytest.mark.parametrize("gamma", [0.05, 0.01])
 def test_ddn_comes_within_gamma_of_the_boundary_of_two_classes(gamma: float, binary: Any) -> None:
-    network, images, labels, ids, _ = (value[1:] if isinstance(value, Tensor) else value for value in binary)  # the first lies on it
-    (batch,) = perturb(network, images, labels, ids, _like(DDN, steps=1000, gamma=gamma, initial_norm=0.1), SEED)
+    network, images, labels, ids, _ = (
+        value[1:] if isinstance(value, Tensor) else value for value in binary
+    )  # the first lies on it
+    (batch,) = perturb(
+        network, images, labels, ids, _like(DDN, steps=1000, gamma=gamma, initial_norm=0.1), SEED
+    )
     assert (_margins(network, batch, labels) < 0).all()
     distance = _margins(network, images, labels) / (network.w[1] - network.w[0]).norm().detach()
     ratio = norms(images, batch)["l2"] / distance.numpy()
@@ -345,7 +382,9 @@ def test_cw_l2_is_nearly_optimal_on_a_linear_network(linear: Any, distance: np.n
 def test_a_warm_start_needs_fewer_steps(digits: Any) -> None:
     network, images, labels, ids = digits
     cold, warm = _like(CW, binary_search_steps=5, steps=100), _like(WARM, binary_search_steps=8, steps=20)
-    (far,), (near,), (few,) = (perturb(network, images, labels, ids, s, SEED) for s in (cold, warm, _like(warm, warm_start=False)))
+    (far,), (near,), (few,) = (
+        perturb(network, images, labels, ids, s, SEED) for s in (cold, warm, _like(warm, warm_start=False))
+    )
     assert (_margins(network, near, labels) < 0).all()
     length = [norms(images, batch)["l2"].mean() for batch in (far, near, few)]
     assert length[1] <= 1.03 * length[0] < 1.03 * length[2]
@@ -361,7 +400,9 @@ def test_cw_l2_passes_the_confidence_asked_for(digits: Any) -> None:
 
 def test_cw_l2_returns_the_clean_image_where_it_fails(digits: Any) -> None:
     network, images, labels, ids = digits
-    (batch,) = perturb(network, images, labels, ids, _like(CW, initial_constant=1e-9, binary_search_steps=1), SEED)
+    (batch,) = perturb(
+        network, images, labels, ids, _like(CW, initial_constant=1e-9, binary_search_steps=1), SEED
+    )
     assert torch.equal(batch, images)
 
 
@@ -393,7 +434,9 @@ def _all_pairs(a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return saliency, saliency.max()
 
 
-@pytest.mark.parametrize("kind", ["independent", "opposed", "equal", "few values", "mostly out", "all out", "one left", "negative"])
+@pytest.mark.parametrize(
+    "kind", ["independent", "opposed", "equal", "few values", "mostly out", "all out", "one left", "negative"]
+)
 def test_best_pairs_equals_the_search_of_all_pairs(kind: str) -> None:
     random = torch.Generator().manual_seed(5)
     a, c = torch.randn(64, 50, generator=random), torch.randn(64, 50, generator=random)
@@ -425,7 +468,9 @@ def test_best_pairs_equals_the_search_of_all_pairs(kind: str) -> None:
 @pytest.mark.parametrize(("theta", "gamma"), [(1.0, 0.1), (1.0, 1.0), (0.4, 0.3), (-0.5, 1.0)])
 def test_jsma_pairs_follows_the_paper_step_by_step(theta: float, gamma: float, digits: Any) -> None:
     network, images, labels, ids = digits[0], *(value[:8] for value in digits[1:])
-    (batch,) = perturb(network, images, labels, ids, spec.JsmaPairs(method="jsma_pairs", theta=theta, gamma=gamma), SEED)
+    (batch,) = perturb(
+        network, images, labels, ids, spec.JsmaPairs(method="jsma_pairs", theta=theta, gamma=gamma), SEED
+    )
     targets, sign = jsma_targets(labels, ids, 10, SEED).tolist(), 1 if theta > 0 else -1
     for image, target, adversarial in zip(images, targets, batch, strict=True):
         x = image.flatten().clone()
@@ -449,7 +494,9 @@ def test_fgsm_equals_foolbox(digits: Any) -> None:
     foolbox = pytest.importorskip("foolbox")
     network, images, labels, ids = digits
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
-    reference, _, _ = foolbox.attacks.LinfFastGradientAttack()(model, images, labels, epsilons=list(FGSM.epsilon))
+    reference, _, _ = foolbox.attacks.LinfFastGradientAttack()(
+        model, images, labels, epsilons=list(FGSM.epsilon)
+    )
     for ours, theirs in zip(perturb(network, images, labels, ids, FGSM, SEED), reference, strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -460,9 +507,14 @@ def test_cw_l2_is_as_near_as_foolbox_one_image_at_a_time(digits: Any) -> None:
     settings = spec.CwL2(method="cw_l2", binary_search_steps=5, steps=100, initial_constant=0.01)
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
     attack = foolbox.attacks.L2CarliniWagnerAttack(
-        binary_search_steps=5, steps=100, stepsize=settings.learning_rate, initial_const=settings.initial_constant
+        binary_search_steps=5,
+        steps=100,
+        stepsize=settings.learning_rate,
+        initial_const=settings.initial_constant,
     )
-    theirs = torch.cat([attack.run(model, images[i : i + 1], foolbox.Misclassification(labels[i : i + 1])) for i in range(8)])
+    theirs = torch.cat(
+        [attack.run(model, images[i : i + 1], foolbox.Misclassification(labels[i : i + 1])) for i in range(8)]
+    )
     (ours,) = perturb(network, images, labels, ids, settings, SEED)
     assert (_margins(network, ours, labels) < 0).sum() >= (_margins(network, theirs, labels) < 0).sum()
     np.testing.assert_allclose(norms(images, ours)["l2"], norms(images, theirs)["l2"], rtol=0.01)
@@ -470,7 +522,9 @@ def test_cw_l2_is_as_near_as_foolbox_one_image_at_a_time(digits: Any) -> None:
 
 def test_ddn_equals_adv_lib(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "visdom", SimpleNamespace())  # adv-lib imports it to draw curves
-    reference = pytest.importorskip("adv_lib.attacks.decoupled_direction_norm", reason="adv-lib is not installed")
+    reference = pytest.importorskip(
+        "adv_lib.attacks.decoupled_direction_norm", reason="adv-lib is not installed"
+    )
     network, images, labels, ids = digits
     (ours,) = perturb(network, images, labels, ids, DDN, SEED)
     theirs = reference.ddn(network, images, labels, steps=DDN.steps, levels=None)
@@ -482,7 +536,9 @@ def _start(images: Tensor, ids: Tensor, epsilon: float, restart: int) -> Tensor:
     return (images + epsilon * (2 * draw - 1)).clamp(0, 1)
 
 
-def _iterates(network: nn.Module, x: Tensor, clean: Tensor, labels: Tensor, settings: Any, epsilon: float) -> list[Tensor]:
+def _iterates(
+    network: nn.Module, x: Tensor, clean: Tensor, labels: Tensor, settings: Any, epsilon: float
+) -> list[Tensor]:
     """Every image of plain PGD, the start first."""
     found = [x]
     for _ in range(settings.steps):
@@ -505,7 +561,9 @@ def test_early_stop_leaves_each_image_where_foolboxs_path_first_fools(digits: An
     network, images, labels, ids = digits
     once = _like(EARLY, restarts=1)
     foolbox = perturb(network, images, labels, ids, PGD, SEED)
-    for epsilon, batch, full in zip(PGD.epsilon, perturb(network, images, labels, ids, once, SEED), foolbox, strict=True):
+    for epsilon, batch, full in zip(
+        PGD.epsilon, perturb(network, images, labels, ids, once, SEED), foolbox, strict=True
+    ):
         path = _iterates(network, _start(images, ids, epsilon, 0), images, labels, PGD, epsilon)
         fooled = torch.stack([_margins(network, x, labels) < 0 for x in path])
         first = torch.where(fooled.any(0), fooled.int().argmax(0), len(path) - 1)
@@ -526,10 +584,17 @@ def test_a_restart_is_for_what_the_earlier_ones_left(engine: str, digits: Any) -
     torch.testing.assert_close(three[~now], last[~now], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [case for case in CASES if getattr(case, "gradients", "") == "bfloat16"], ids=lambda s: s.method)
+@pytest.mark.parametrize(
+    "settings",
+    [case for case in CASES if getattr(case, "gradients", "") == "bfloat16"],
+    ids=lambda s: s.method,
+)
 def test_low_precision_gradients_find_what_full_ones_find(settings: Any, digits: Any) -> None:
     network, images, labels, ids = digits
-    low, full = (perturb(network, images, labels, ids, _like(settings, gradients=g), SEED)[-1] for g in ("bfloat16", "float32"))
+    low, full = (
+        perturb(network, images, labels, ids, _like(settings, gradients=g), SEED)[-1]
+        for g in ("bfloat16", "float32")
+    )
     assert not torch.equal(low, full)
     assert (_margins(network, low, labels) < 0).sum() >= (_margins(network, full, labels) < 0).sum()
     assert norms(images, low)["l2"].mean() == pytest.approx(norms(images, full)["l2"].mean(), rel=0.03)
@@ -544,7 +609,9 @@ def _art(network: nn.Module) -> Any:
     pytest.importorskip("art")
     from art.estimators.classification import PyTorchClassifier
 
-    return PyTorchClassifier(network, loss=nn.CrossEntropyLoss(), input_shape=(1, 8, 8), nb_classes=10, clip_values=(0, 1))
+    return PyTorchClassifier(
+        network, loss=nn.CrossEntropyLoss(), input_shape=(1, 8, 8), nb_classes=10, clip_values=(0, 1)
+    )
 
 
 @pytest.mark.parametrize("overshoot", [1e-6, 0.02])
@@ -553,7 +620,9 @@ def test_deepfool_agrees_with_art(overshoot: float, digits: Any) -> None:
     classifier = _art(network)
     from art.attacks.evasion import DeepFool
 
-    theirs = DeepFool(classifier, max_iter=100, epsilon=overshoot, nb_grads=10, batch_size=64, verbose=False).generate(images.numpy())
+    theirs = DeepFool(
+        classifier, max_iter=100, epsilon=overshoot, nb_grads=10, batch_size=64, verbose=False
+    ).generate(images.numpy())
     (ours,) = perturb(network, images, labels, ids, _like(DEEPFOOL, overshoot=overshoot), SEED)
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-5)
 

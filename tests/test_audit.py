@@ -27,7 +27,10 @@ def copy(finished, tmp_path):
 
 
 def findings(store, count=100, seed=0, study=None):
-    return {finding.title: finding.differences for finding in audit.recompute(store, count, seed, None, None, study)}
+    return {
+        finding.title: finding.differences
+        for finding in audit.recompute(store, count, seed, None, None, study)
+    }
 
 
 def test_every_cell_made_again_is_equal(finished):
@@ -57,7 +60,9 @@ def test_a_wrong_number_is_found(finished, copy):
     rewrite(copy, finished.plan.black_box[2].cell, change)
     assert [damage for _, damage in audit.verify(copy) if damage] == []
     found = findings(copy)
-    assert {title: what for title, what in found.items() if what} == {"base against fgsm 0.3": ("prediction: 1 of 40 rows",)}
+    assert {title: what for title, what in found.items() if what} == {
+        "base against fgsm 0.3": ("prediction: 1 of 40 rows",)
+    }
 
 
 def test_wrong_weights_are_found(finished, copy):
@@ -88,4 +93,6 @@ def test_bit_for_bit_is_meant(finished, copy):
     flat = tensors[name].reshape(-1)
     flat[0] = np.nextafter(flat[0], np.float32(2))
     rewrite(copy, cell, lambda rows: None, tensors)
-    assert audit.differences(cell, finished.store, copy)[0].startswith(f"tensor {name}: 1 of {flat.size} values")
+    assert audit.differences(cell, finished.store, copy)[0].startswith(
+        f"tensor {name}: 1 of {flat.size} values"
+    )

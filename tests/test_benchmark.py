@@ -24,12 +24,31 @@ def test_contenders_take_turns_and_the_first_turn_is_not_counted():
     calls: list[Any] = []
 
     def contender(name: str, **more: Any) -> Contender:
-        return Contender(name, lambda state: calls.append((name, state)) or {}, 10, prepare=lambda: f"state of {name}", **more)
+        return Contender(
+            name,
+            lambda state: calls.append((name, state)) or {},
+            10,
+            prepare=lambda: f"state of {name}",
+            **more,
+        )
 
-    rows = measure(case(contender("a"), contender("b", warm_up=lambda: calls.append("warm")), Contender("c", None, 10, "no GPU")), 2)
+    rows = measure(
+        case(
+            contender("a"),
+            contender("b", warm_up=lambda: calls.append("warm")),
+            Contender("c", None, 10, "no GPU"),
+        ),
+        2,
+    )
     a, b = ("a", "state of a"), ("b", "state of b")
     assert calls == [a, "warm", a, b, a, b]
-    assert list(zip(rows["contender"], rows["turn"], strict=True)) == [("a", 1), ("b", 1), ("c", None), ("a", 2), ("b", 2)]
+    assert list(zip(rows["contender"], rows["turn"], strict=True)) == [
+        ("a", 1),
+        ("b", 1),
+        ("c", None),
+        ("a", 2),
+        ("b", 2),
+    ]
     assert [seconds is None for seconds in rows["seconds"]] == [False, False, True, False, False]
     assert rows["note"][2] == "no GPU"
 
@@ -53,13 +72,23 @@ def written(store: Store, when: str, seconds: dict[str, list[float]], measured: 
     columns = {"case": "some work", "unit": "pairs", "amount": 1000, "threads": 1, "device": "cpu"}
     columns |= dict.fromkeys(("images", "values", "classes"))
     rows: list[dict[str, Any]] = [
-        {"measured_at": when, "position": place, "contender": name, "turn": turn + 1, "seconds": value, "measured": measured[name]}
+        {
+            "measured_at": when,
+            "position": place,
+            "contender": name,
+            "turn": turn + 1,
+            "seconds": value,
+            "measured": measured[name],
+        }
         for place, (name, turns) in enumerate(seconds.items())
         for turn, value in enumerate(turns)
     ]
-    others = dict.fromkeys(("cpu_seconds", "agreement", "fooled", "l2", "accuracy", "candidates", "overhead_s", "note"))
+    others = dict.fromkeys(
+        ("cpu_seconds", "agreement", "fooled", "l2", "accuracy", "candidates", "overhead_s", "note")
+    )
     store.write(
-        Cell("benchmark", {"part": "bound"}, columns, {"when": when}), {n: [{**others, **r}[n] for r in rows] for n in [*rows[0], *others]}
+        Cell("benchmark", {"part": "bound"}, columns, {"when": when}),
+        {n: [{**others, **r}[n] for r in rows] for n in [*rows[0], *others]},
     )
 
 
@@ -67,13 +96,28 @@ def test_speed_scales_to_the_case_and_compares_turn_by_turn(tmp_path: Path):
     store = Store(tmp_path).open()
     written(store, "2026-01-01", {"harness": [99.0]}, {"harness": 1000})
     # The second turn found the machine twice as slow: the ratios are 10, 10, 40, and their median does not care.
-    written(store, "2026-01-02", {"harness": [1.0, 2.0, 1.0], "peer": [1.0, 2.0, 4.0]}, {"harness": 1000, "peer": 100})
+    written(
+        store,
+        "2026-01-02",
+        {"harness": [1.0, 2.0, 1.0], "peer": [1.0, 2.0, 4.0]},
+        {"harness": 1000, "peer": 100},
+    )
     ours, peer = views.query(views.connect(store), "from speed").to_pylist()
-    assert (ours["contender"], ours["seconds"], ours["per_s"], ours["spread"], ours["times_harness"]) == ("harness", 1, 1000, 100, 1)
+    assert (ours["contender"], ours["seconds"], ours["per_s"], ours["spread"], ours["times_harness"]) == (
+        "harness",
+        1,
+        1000,
+        100,
+        1,
+    )
     assert (peer["contender"], peer["seconds"], peer["per_s"], peer["times_harness"]) == ("peer", 20, 50, 10)
     (table,) = report.benchmark(views.connect(store))
     assert table.header == ("case", "per s", "seconds", "spread %", "x harness")
-    assert table.rows == [("some work", "", "", "", ""), ("  harness", "1,000", "1", "100", "1"), ("  peer", "50", "20", "150", "10")]
+    assert table.rows == [
+        ("some work", "", "", "", ""),
+        ("  harness", "1,000", "1", "100", "1"),
+        ("  peer", "50", "20", "150", "10"),
+    ]
 
 
 def test_unknown_parts_and_missing_data_are_told_before_work(tmp_path: Path):
@@ -105,7 +149,8 @@ def test_the_plain_loop_trains_what_the_defense_trains():
     with torch.no_grad():
         teacher = f1(networks.as_input(pixels)).log_softmax(1)
     objective = defense.objective(
-        training.Inputs(pixels, labels, ids, torch.zeros(32), teacher), {"k": 1.0, "n": 1, "redraw": False, "seed": 0}
+        training.Inputs(pixels, labels, ids, torch.zeros(32), teacher),
+        {"k": 1.0, "n": 1, "redraw": False, "seed": 0},
     )
     settings = spec.TrainingSpec(epochs=1, learning_rate=0.01, batch_size=32)
     run = training.Training(network(), objective, settings, 0, some)
@@ -127,8 +172,14 @@ def test_every_case_runs_once(ray_session: None, tmp_path: Path):
     assert {row["part"] for row in rows} == set(benchmark.PARTS)
     assert len({(row["part"], row["case"]) for row in rows}) == made
     assert all(row["note"] for row in rows if row["seconds"] is None)
-    agreement = {row["contender"]: row["agreement"] for row in rows if row["part"] == "bound" or "FGSM" in row["case"]}
-    assert {name for name, share in agreement.items() if share == 100} == {*peers.NEAREST, "FAISS L1, tiled", "Foolbox"}
+    agreement = {
+        row["contender"]: row["agreement"] for row in rows if row["part"] == "bound" or "FGSM" in row["case"]
+    }
+    assert {name for name, share in agreement.items() if share == 100} == {
+        *peers.NEAREST,
+        "FAISS L1, tiled",
+        "Foolbox",
+    }
     assert "  harness" in report.render(report.benchmark(connection), "md")
     # What is measured is not measured again, unless asked for.
     assert benchmark.run(store, setting, ("growth", "gpu"), 1, False, lambda case, name: None) == 0

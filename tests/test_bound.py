@@ -18,25 +18,35 @@ def brute(queries: Images, database: Images, same: bool) -> dict[str, list[tuple
     flat = database.pixels.reshape(len(database.ids), -1).astype(np.int64)
     for pixels, label, identity in zip(queries.pixels, queries.labels, queries.ids, strict=True):
         distances = np.abs(flat - pixels.reshape(1, -1).astype(np.int64)).sum(1)
-        pairs = [(int(d), int(i), int(y)) for d, i, y in zip(distances, database.ids, database.labels, strict=True)]
+        pairs = [
+            (int(d), int(i), int(y)) for d, i, y in zip(distances, database.ids, database.labels, strict=True)
+        ]
         found["other_class"].append(min((d, i) for d, i, y in pairs if y != label))
         found["any_class"].append(min((d, i) for d, i, _ in pairs if not (same and i == identity)))
     return found
 
 
-def compute(queries: Images, database: Images, same: bool, index: Index | None = None, **sharding: int) -> dict[str, list[tuple[int, int]]]:
+def compute(
+    queries: Images, database: Images, same: bool, index: Index | None = None, **sharding: int
+) -> dict[str, list[tuple[int, int]]]:
     values = int(np.prod(queries.pixels.shape[1:]))
 
     # Results in reverse: the order of shards must not matter.
     work = bound.shards(queries, database, **sharding)[::-1]
-    rows = bound.rows(queries, database, ((shard, bound.search_shard(queries, database, same, index, shard)) for shard in work))
+    rows = bound.rows(
+        queries,
+        database,
+        ((shard, bound.search_shard(queries, database, same, index, shard)) for shard in work),
+    )
     found: dict[str, list[tuple[int, int]]] = {}
     for kind in ("other_class", "any_class"):
         of_kind = rows["neighbours"] == kind
         assert np.array_equal(rows["image_id"][of_kind], queries.ids)
         distance = rows["distance"][of_kind] * 255 * values
         assert np.allclose(distance, distance.round(), atol=1e-6)
-        found[kind] = list(zip(distance.round().astype(int).tolist(), rows["neighbour_id"][of_kind].tolist(), strict=True))
+        found[kind] = list(
+            zip(distance.round().astype(int).tolist(), rows["neighbour_id"][of_kind].tolist(), strict=True)
+        )
     return found
 
 
@@ -73,15 +83,27 @@ def test_sharding_changes_nothing(query_block, database_parts, indexed):
     queries, database = images(6, 50, 3, values=4), images(7, 80, 3, values=4)
     expected = brute(queries, database, False)
     blocks = Partition.of(np.arange(16) // 4, np.ones(16))
-    index = partition.build(database, Grid.of(blocks, nearest.rows_of(database), 64), [blocks]) if indexed else None
-    assert compute(queries, database, False, index, query_block=query_block, database_parts=database_parts) == expected
+    index = (
+        partition.build(database, Grid.of(blocks, nearest.rows_of(database), 64), [blocks])
+        if indexed
+        else None
+    )
+    assert (
+        compute(queries, database, False, index, query_block=query_block, database_parts=database_parts)
+        == expected
+    )
     same = brute(database, database, True)
-    assert compute(database, database, True, index, query_block=query_block, database_parts=database_parts) == same
+    assert (
+        compute(database, database, True, index, query_block=query_block, database_parts=database_parts)
+        == same
+    )
 
 
 def test_duplicates_across_classes_have_distance_zero():
     one = images(9, 20, 2)
-    twice = Images(np.concatenate([one.pixels, one.pixels]), np.concatenate([one.labels, 1 - one.labels]), np.arange(40))
+    twice = Images(
+        np.concatenate([one.pixels, one.pixels]), np.concatenate([one.labels, 1 - one.labels]), np.arange(40)
+    )
     assert [d for d, _ in compute(twice, twice, True)["other_class"]] == [0] * 40
 
 
@@ -95,6 +117,8 @@ def test_no_neighbour_of_another_class():
 def test_real_mnist_against_brute_force():
     from harness import datasets, spec
 
-    mnist = datasets.load(spec.DatasetSpec(source="mnist", train_limit=2000, test_limit=10), Path(str(DATA)), 0).train
+    mnist = datasets.load(
+        spec.DatasetSpec(source="mnist", train_limit=2000, test_limit=10), Path(str(DATA)), 0
+    ).train
     some = mnist.take(np.arange(0, 2000, 37))
     assert compute(some, mnist, True) == brute(some, mnist, True)

@@ -19,7 +19,9 @@ from harness.records import SCHEMA_VERSION
 
 def call(*arguments):
     """Exit code and all output of `harness ARGUMENTS`."""
-    outcome = CliRunner().invoke(main, [str(argument) for argument in arguments], env={"HARNESS_DATA": None, "COLUMNS": "200"})
+    outcome = CliRunner().invoke(
+        main, [str(argument) for argument in arguments], env={"HARNESS_DATA": None, "COLUMNS": "200"}
+    )
     if outcome.exception and not isinstance(outcome.exception, SystemExit):
         raise outcome.exception
     return outcome.exit_code, outcome.output
@@ -51,7 +53,13 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     code, output = call("run", study(), "--results", results)
     assert code == 0
     assert "28 cells made, 4 MLflow runs written" in output
-    for title in ("Table II: sigma", "Table III: effectiveness", "Black box", "Adversarial training", "White box"):
+    for title in (
+        "Table II: sigma",
+        "Table III: effectiveness",
+        "Black box",
+        "Adversarial training",
+        "White box",
+    ):
         assert title in output
     before = snapshot(results)
     code, output = call("run", study(), "--results", results)
@@ -61,7 +69,9 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     assert call("verify", "--results", results) == (0, "28 cells whole, 0 files damaged\n")
     code, output = call("tables", "table2", "--format", "csv", "--results", results)
     assert output.startswith("study,dataset,neighbours,k,sigma_min")
-    code, output = call("sql", "select count(*) as rows from evaluation", "--format", "csv", "--results", results)
+    code, output = call(
+        "sql", "select count(*) as rows from evaluation", "--format", "csv", "--results", results
+    )
     assert output == "rows\n720\n"  # (4 networks x 4 sets + 2 of the white box) x 40 images
 
     damaged = next((results / "bound").rglob("*.parquet"))
@@ -94,7 +104,11 @@ def test_a_cell_that_fails_is_a_hole(study, tmp_path, monkeypatch):
 
     results = tmp_path / "results"
     with monkeypatch.context() as patch:
-        patch.setitem(attacks.ATTACKS, "deepfool", lambda *arguments: (_ for _ in ()).throw(RuntimeError("shapes [differ]")))
+        patch.setitem(
+            attacks.ATTACKS,
+            "deepfool",
+            lambda *arguments: (_ for _ in ()).throw(RuntimeError("shapes [differ]")),
+        )
         code, output = call("run", study(), "--results", results)
     assert code == 1
     assert "23 cells made" in output
@@ -105,7 +119,9 @@ def test_a_cell_that_fails_is_a_hole(study, tmp_path, monkeypatch):
     assert re.search(r"DeepFool +2 +- +- +-", output)
     assert "Failed" in output and "4 more wait for them" in output
     code, output = call("tables", "missing", "--format", "csv", "--results", results)
-    assert output.splitlines()[1].startswith("tiny,attack,deepfool on test images,RuntimeError: shapes [differ],false,attack/")
+    assert output.splitlines()[1].startswith(
+        "tiny,attack,deepfool on test images,RuntimeError: shapes [differ],false,attack/"
+    )
     code, output = call("run", study(), "--results", results)
     assert code == 0 and "5 cells made" in output and "Failed" not in output
 
@@ -121,14 +137,19 @@ def test_show_and_studies():
 def test_help_is_quick_to_import():
     """No heavy package is imported for --help."""
     code = "import sys; from harness.cli import main; print([m for m in ('torch', 'ray', 'mlflow', 'duckdb', 'faiss') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )
 
 
 # --- bad input: each told before any expensive work, nothing lost ------------------------------------------
 
 
 def test_unknown_keys_and_values_out_of_range_all_at_once(tmp_path):
-    message = refused("run", "quick", "--set", "bse.epochs=2", "--set", "defense.k=[0]", "--results", tmp_path / "r")
+    message = refused(
+        "run", "quick", "--set", "bse.epochs=2", "--set", "defense.k=[0]", "--results", tmp_path / "r"
+    )
     assert "the study has 2 mistakes" in message
     assert "bse: unknown setting; did you mean 'base'?" in message
     assert "defense.k.0: should be greater than 0, got 0" in message
@@ -156,24 +177,38 @@ def test_a_truncated_image_file(tmp_path, study):
     Image.new("RGB", (8, 8), (9, 200, 30)).save(buffer, "PNG")
     whole = buffer.getvalue()
     for split, encoded in (("train", [whole] * 5 + [whole[:40]]), ("test", [whole] * 2)):
-        table = pa.table({"image": [{"bytes": one, "path": None} for one in encoded], "label": [i % 2 for i in range(len(encoded))]})
+        table = pa.table(
+            {
+                "image": [{"bytes": one, "path": None} for one in encoded],
+                "label": [i % 2 for i in range(len(encoded))],
+            }
+        )
         pq.write_table(table, folder / f"{split}.parquet")
     message = refused(
-        "run", study(dataset={"source": "parquet", "folder": "mine"}), "--data", tmp_path / "data", "--results", tmp_path / "r"
+        "run",
+        study(dataset={"source": "parquet", "folder": "mine"}),
+        "--data",
+        tmp_path / "data",
+        "--results",
+        tmp_path / "r",
     )
     assert "train.parquet, row 5: cannot be read; truncated or corrupt?" in message
 
 
 def test_a_broken_zip(tmp_path, study):
     (tmp_path / "tiny-imagenet-200.zip").write_bytes(b"PK\x03\x04 and no more")
-    message = refused("run", study(dataset={"source": "tinyimagenet"}), "--data", tmp_path, "--results", tmp_path / "r")
+    message = refused(
+        "run", study(dataset={"source": "tinyimagenet"}), "--data", tmp_path, "--results", tmp_path / "r"
+    )
     assert "tiny-imagenet-200.zip: cannot be read; truncated or corrupt?" in message
 
 
 def test_a_zip_that_leaves_its_folder(tmp_path, study):
     with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as archive:
         archive.writestr("../../evil", "x")
-    message = refused("run", study(dataset={"source": "tinyimagenet"}), "--data", tmp_path, "--results", tmp_path / "r")
+    message = refused(
+        "run", study(dataset={"source": "tinyimagenet"}), "--data", tmp_path, "--results", tmp_path / "r"
+    )
     assert "refused: member '../../evil' leaves the folder" in message
 
 
@@ -197,8 +232,18 @@ def test_data_of_one_class(tmp_path, study):
     buffer = io.BytesIO()
     Image.new("L", (8, 8), 9).save(buffer, "PNG")
     for split in ("train", "test"):
-        pq.write_table(pa.table({"image": [{"bytes": buffer.getvalue(), "path": None}] * 3, "label": [4] * 3}), folder / f"{split}.parquet")
-    message = refused("run", study(dataset={"source": "parquet", "folder": "mine"}), "--data", tmp_path, "--results", tmp_path / "r")
+        pq.write_table(
+            pa.table({"image": [{"bytes": buffer.getvalue(), "path": None}] * 3, "label": [4] * 3}),
+            folder / f"{split}.parquet",
+        )
+    message = refused(
+        "run",
+        study(dataset={"source": "parquet", "folder": "mine"}),
+        "--data",
+        tmp_path,
+        "--results",
+        tmp_path / "r",
+    )
     assert "expected two classes or more in train, got 1" in message
 
 
@@ -224,7 +269,12 @@ def test_a_negative_number_of_workers(tmp_path, study):
 
 def test_sql_reads_only(tmp_path, study):
     call("bound", study(), "--results", tmp_path / "r")
-    for query in ("drop view bound", "copy bound to '/dev/null'", "from read_csv('/etc/passwd')", "select nonsense from bound"):
+    for query in (
+        "drop view bound",
+        "copy bound to '/dev/null'",
+        "from read_csv('/etc/passwd')",
+        "select nonsense from bound",
+    ):
         assert "error:" in refused("sql", query, "--results", tmp_path / "r")
 
 

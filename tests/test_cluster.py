@@ -54,12 +54,17 @@ VALUES = np.arange(20)
 def test_here():
     with connect(ComputeSpec(workers=0)) as cluster:
         assert cluster.local
-        assert dict(cluster.map(build, (cluster.share(VALUES), 3), run, list(range(20)))) == {i: 3 * i for i in range(20)}
+        assert dict(cluster.map(build, (cluster.share(VALUES), 3), run, list(range(20)))) == {
+            i: 3 * i for i in range(20)
+        }
         assert dict(cluster.map(build, (VALUES, 3), run, [])) == {}
         only_three_fails(cluster)
 
 
-@pytest.mark.parametrize(("workers", "gpus", "share"), [(2, 0, 0), (1, 1, 1), (2, 4, 1), (3, 2, 1 / 2), (6, 1, 1 / 6), (5, 2, 1 / 3)])
+@pytest.mark.parametrize(
+    ("workers", "gpus", "share"),
+    [(2, 0, 0), (1, 1, 1), (2, 4, 1), (3, 2, 1 / 2), (6, 1, 1 / 6), (5, 2, 1 / 3)],
+)
 def test_every_worker_finds_its_share_of_a_gpu(workers, gpus, share):
     found = Cluster(workers, cores=8, gpus=gpus, retries=0, local=False).gpu_share
     assert found == pytest.approx(share)
@@ -121,7 +126,10 @@ def test_more_workers_than_cores(ray_session):
 
 @pytest.mark.ray
 def test_nodes_that_do_not_come(ray_session, capsys):
-    with pytest.raises(HarnessError, match=r"2 nodes are asked for, the Ray cluster has 1 \(.*\); waited 0.1 s \(compute.wait_s\)"):
+    with pytest.raises(
+        HarnessError,
+        match=r"2 nodes are asked for, the Ray cluster has 1 \(.*\); waited 0.1 s \(compute.wait_s\)",
+    ):
         with connect(ComputeSpec(nodes=2, wait_s=0.1)):
             pass
     assert capsys.readouterr().err.count("waiting for the Ray cluster, 0 of at most 0.1 s") == 1
@@ -130,8 +138,13 @@ def test_nodes_that_do_not_come(ray_session, capsys):
 def test_a_private_ray_waits_for_nobody(tmp_path):
     """No machine will join it. Its token, which Ray would let all users read, is the user's own."""
     script = "from harness.cluster import connect; from harness.spec import ComputeSpec\nwith connect(ComputeSpec(nodes=2)): pass"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | {"RAY_ADDRESS": "", "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | {
+        "RAY_ADDRESS": "",
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert "HarnessError: compute.nodes: 2 nodes are asked for, the Ray cluster has 1" in done.stderr
     token = tmp_path / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) == 64

@@ -50,7 +50,9 @@ def test_gradients_of_an_attack_are_those_it_takes(settings: dict[str, Any]):
 
 def test_every_method_has_a_price():
     for name, model in spec.METHODS.items():
-        settings = model.model_validate({"method": name} | ({"epsilon": (0.1,)} if "epsilon" in model.model_fields else {}))
+        settings = model.model_validate(
+            {"method": name} | ({"epsilon": (0.1,)} if "epsilon" in model.model_fields else {})
+        )
         assert costs.gradients(settings, 10, 784) > 0
 
 
@@ -79,7 +81,9 @@ def test_a_study_costs_what_its_run_leaves(tiny: dict[str, Any], tmp_path: Path)
     assert prices["bound"].bytes == pytest.approx(left("bound"), rel=0.2)
     assert prices["attack"].bytes == pytest.approx(left("attack"), rel=0.2)
     assert prices["black-box"].bytes + prices["white-box"].bytes == pytest.approx(left("evaluation"), rel=0.2)
-    assert sum(prices[step].bytes for step in ("base-network", "defense", "baselines")) == pytest.approx(left("training"), rel=0.2)
+    assert sum(prices[step].bytes for step in ("base-network", "defense", "baselines")) == pytest.approx(
+        left("training"), rel=0.2
+    )
 
 
 def test_seconds_follow_from_the_rates(tiny: dict[str, Any]):
@@ -100,7 +104,9 @@ def test_rates_of_an_assumed_machine(tiny: dict[str, Any]):
     rates = costs.assumed_rates(study, costs.extent(study, None), 2.0)
     assert rates.forwards == pytest.approx(3 * rates.trained)
     assert rates.gradients == pytest.approx(1.5 * rates.trained)
-    assert costs.assumed_rates(study, costs.extent(study, None), 4.0).trained == pytest.approx(2 * rates.trained)
+    assert costs.assumed_rates(study, costs.extent(study, None), 4.0).trained == pytest.approx(
+        2 * rates.trained
+    )
 
 
 def test_rates_are_measured(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch):

@@ -20,7 +20,9 @@ def test_a_limit_keeps_exactly_so_many_in_proportion() -> None:
         exact = np.bincount(whole.labels) * limit / len(whole.labels)
         assert np.abs(np.bincount(kept.labels, minlength=10) - exact).max() < 1
         where = np.searchsorted(whole.ids, kept.ids)
-        assert np.array_equal(kept.pixels, whole.pixels[where]) and np.array_equal(kept.labels, whole.labels[where])
+        assert np.array_equal(kept.pixels, whole.pixels[where]) and np.array_equal(
+            kept.labels, whole.labels[where]
+        )
 
 
 def test_the_draw_depends_on_the_seed_and_not_on_the_other_split() -> None:
@@ -65,7 +67,10 @@ def test_digits_need_no_folder() -> None:
 
 def test_importing_stays_light() -> None:
     code = "import sys, harness.datasets; sys.exit(bool({'torch', 'torchvision', 'pyarrow', 'sklearn', 'PIL'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,9 @@ def test_labels_that_do_not_fit(tmp_path: Path, labels: tuple[list[int], list[in
 
 def test_splits_of_different_size(tmp_path: Path) -> None:
     data = write_mnist(tmp_path, ([0, 1], [0, 1]), size=(4, 6))
-    with pytest.raises(HarnessError, match=r"images of one size, got 5x5 with 1 channel\(s\) \(train\) and 6x4"):
+    with pytest.raises(
+        HarnessError, match=r"images of one size, got 5x5 with 1 channel\(s\) \(train\) and 6x4"
+    ):
         load(spec("mnist"), data, 0)
 
 

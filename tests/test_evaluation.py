@@ -18,7 +18,11 @@ def test_blocks_cover_everything_once():
 def test_the_protocols_differ_where_the_network_errs():
     """From the prediction or from the true label: the same on images classified correctly, not on the others."""
     data = images(0, 40, 3, shape=(1, 8, 8))
-    network = networks.build(NetworkSpec(architecture="convnet", width=4), data.pixels, 3, 0).eval().requires_grad_(False)
+    network = (
+        networks.build(NetworkSpec(architecture="convnet", width=4), data.pixels, 3, 0)
+        .eval()
+        .requires_grad_(False)
+    )
     settings = Fgsm(method="fgsm", epsilon=(0.05,))
     ((rows, made),) = evaluation.attack_block(network, data, settings, "prediction", 0, 16)
     ((_, labelled),) = evaluation.attack_block(network, data, settings, "label", 0, 16)
@@ -30,24 +34,43 @@ def test_the_protocols_differ_where_the_network_errs():
 
 def test_rows_are_measured_on_what_is_returned():
     data = images(1, 10, 3, shape=(1, 8, 8))
-    network = networks.build(NetworkSpec(architecture="convnet", width=4), data.pixels, 3, 0).eval().requires_grad_(False)
-    results = evaluation.attack_block(network, data, Fgsm(method="fgsm", epsilon=(0.1, 0.2)), "prediction", 0, 16)
+    network = (
+        networks.build(NetworkSpec(architecture="convnet", width=4), data.pixels, 3, 0)
+        .eval()
+        .requires_grad_(False)
+    )
+    results = evaluation.attack_block(
+        network, data, Fgsm(method="fgsm", epsilon=(0.1, 0.2)), "prediction", 0, 16
+    )
     assert len(results) == 2
     for (rows, made), epsilon in zip(results, (0.1, 0.2), strict=True):
         assert made.dtype == np.float32
-        change = np.abs(made.astype(np.float64) - data.pixels.astype(np.float32) / np.float32(255)).reshape(10, -1)
+        change = np.abs(made.astype(np.float64) - data.pixels.astype(np.float32) / np.float32(255)).reshape(
+            10, -1
+        )
         assert np.allclose(rows["linf"], change.max(1))
         assert rows["linf"].max() <= epsilon + 1e-6
-        assert rows["adversarial_predicted"].tolist() == networks.predict(network, made, 10, torch.device("cpu")).tolist()
+        assert (
+            rows["adversarial_predicted"].tolist()
+            == networks.predict(network, made, 10, torch.device("cpu")).tolist()
+        )
     together = evaluation.stack([rows for rows, _ in results])
     assert len(together["image_id"]) == 20
 
 
 def test_the_batch_size_is_what_the_network_sees_at_once():
     data = images(2, 20, 3, shape=(1, 8, 8))
-    network = networks.build(NetworkSpec(architecture="convnet", width=4), data.pixels, 3, 0).eval().requires_grad_(False)
+    network = (
+        networks.build(NetworkSpec(architecture="convnet", width=4), data.pixels, 3, 0)
+        .eval()
+        .requires_grad_(False)
+    )
     seen = []
     network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    for settings in (Fgsm(method="fgsm", epsilon=(0.1,)), DeepFool(method="deepfool"), Pgd(method="pgd", epsilon=(0.1,), steps=2)):
+    for settings in (
+        Fgsm(method="fgsm", epsilon=(0.1,)),
+        DeepFool(method="deepfool"),
+        Pgd(method="pgd", epsilon=(0.1,), steps=2),
+    ):
         evaluation.attack_block(network, data, settings, "prediction", 0, 6)
     assert max(seen) == 6

@@ -40,7 +40,15 @@ def test_equals_brute_force(case, blocks):
 def test_any_input_any_partition_any_part(seed, monkeypatch):
     """Few values and small images make ties; tiny tiles and buffers make every seam."""
     rng = np.random.default_rng(seed)
-    for name, size in (("TILE", 7), ("QUERY_BLOCK", 5), ("BLOCK_BYTES", 48 * 4), ("BUFFER", 40), ("LISTED", 4), ("FIRST", 2), ("NEXT", 3)):
+    for name, size in (
+        ("TILE", 7),
+        ("QUERY_BLOCK", 5),
+        ("BLOCK_BYTES", 48 * 4),
+        ("BUFFER", 40),
+        ("LISTED", 4),
+        ("FIRST", 2),
+        ("NEXT", 3),
+    ):
         monkeypatch.setattr(filter, name, size)
     classes = int(rng.integers(2, 9))
     database = images(seed, int(rng.integers(classes, 120)), classes, (1, 3, 4), int(rng.choice([2, 3, 256])))
@@ -49,7 +57,10 @@ def test_any_input_any_partition_any_part(seed, monkeypatch):
     of = index(database, seed, tuple(rng.integers(1, 12, rng.integers(1, 4)).tolist()))
     cut = int(rng.integers(0, len(database.ids) + 1))
     found = [filter.search(queries, database, same, of, part) for part in (slice(0, cut), slice(cut, None))]
-    merged = {"other_class": found[0].other_class.merge(found[1].other_class), "any_class": found[0].any_class.merge(found[1].any_class)}
+    merged = {
+        "other_class": found[0].other_class.merge(found[1].other_class),
+        "any_class": found[0].any_class.merge(found[1].any_class),
+    }
     whole = filter.search(queries, database, same, of)
     expected = nearest.search_tiled(queries, database, same)
     for kind, nearer in merged.items():
@@ -60,7 +71,9 @@ def test_any_input_any_partition_any_part(seed, monkeypatch):
 
 def test_duplicates_across_classes():
     one = images(9, 20, 2)
-    twice = Images(np.concatenate([one.pixels, one.pixels]), np.concatenate([one.labels, 1 - one.labels]), np.arange(40))
+    twice = Images(
+        np.concatenate([one.pixels, one.pixels]), np.concatenate([one.labels, 1 - one.labels]), np.arange(40)
+    )
     assert pairs(filter.search(twice, twice, True, index(twice, 0))) == brute(twice, twice, True)
 
 
@@ -93,7 +106,9 @@ def test_training_digits_with_a_learned_partition():
 
 @pytest.mark.data
 def test_ten_thousand_mnist_images():
-    mnist = datasets.load(spec.DatasetSpec(source="mnist", train_limit=10_000, test_limit=10), Path(str(DATA)), 0).train
+    mnist = datasets.load(
+        spec.DatasetSpec(source="mnist", train_limit=10_000, test_limit=10), Path(str(DATA)), 0
+    ).train
     of = partition.index(mnist)
     assert of is not None
     some = mnist.take(np.arange(0, 10_000, 33))

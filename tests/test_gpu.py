@@ -18,7 +18,9 @@ def test_random_words_are_the_same():
     ids, draw = torch.tensor([1, 2**40]), torch.tensor([0, 3])
     here, there = (seeds._words(9, ids.to(on), draw.to(on), 100) for on in ("cpu", "cuda"))
     assert all(torch.equal(a, b.cpu()) for a, b in zip(here, there, strict=True))
-    assert torch.allclose(seeds.normal(9, ids, draw, 100), seeds.normal(9, ids.cuda(), draw.cuda(), 100).cpu(), atol=1e-5)
+    assert torch.allclose(
+        seeds.normal(9, ids, draw, 100), seeds.normal(9, ids.cuda(), draw.cuda(), 100).cpu(), atol=1e-5
+    )
 
 
 def test_full_float32():
@@ -33,7 +35,9 @@ def _cases():
         for gradients in ("float32", "bfloat16") if "gradients" in model.model_fields else (None,):
             settings = model(method=method, **epsilon, **({"gradients": gradients} if gradients else {}))
             yield pytest.param(settings, id=f"{method}-{gradients or 'float32'}")
-    yield pytest.param(Pgd(method="pgd", epsilon=(0.2,), engine="early_stop", restarts=2), id="pgd-early_stop")
+    yield pytest.param(
+        Pgd(method="pgd", epsilon=(0.2,), engine="early_stop", restarts=2), id="pgd-early_stop"
+    )
 
 
 @pytest.mark.parametrize("settings", _cases())
@@ -46,7 +50,9 @@ def test_attacks(settings):
         model = network.to(on)
         with torch.no_grad():
             labels = model(x).argmax(1)
-        (made,) = attacks.perturb(model, x, labels, networks.to_tensor(data.ids, torch.device(on)), settings, 0, batch_size=5)
+        (made,) = attacks.perturb(
+            model, x, labels, networks.to_tensor(data.ids, torch.device(on)), settings, 0, batch_size=5
+        )
         found.append(attacks.norms(x, made)["l2"])
     assert np.mean(found[0]) == pytest.approx(np.mean(found[1]), rel=0.05)
 
@@ -68,7 +74,9 @@ def test_trainings(monkeypatch, precision, rounding):
     data, losses = images(0, 64, 3, shape=(3, 8, 8)), []
     for on in (torch.device("cpu"), torch.device("cuda")):
         monkeypatch.setattr(networks, "device", lambda on=on: on)
-        inputs = training.Inputs(*(networks.to_tensor(value, on) for value in (data.pixels, data.labels, data.ids)))
+        inputs = training.Inputs(
+            *(networks.to_tensor(value, on) for value in (data.pixels, data.labels, data.ids))
+        )
         network = networks.build(NetworkSpec(architecture="convnet", width=8), data.pixels, 3, 0)
         spec = TrainingSpec(epochs=2, batch_size=16, precision=precision)
         run = training.Training(network, training.supervised(inputs, {}), spec, 0, data)

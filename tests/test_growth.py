@@ -10,7 +10,9 @@ SIZES = (1_000, 5_000, 20_000, 80_000)
 
 def law(n: int, values: int, scale: float, exponent: float) -> Growth:
     candidates = scale * n**exponent
-    return Growth(f"data {values}", n, values, 1e-7 + 5e-9 * n + (2e-7 + 1e-10 * values) * candidates, candidates)
+    return Growth(
+        f"data {values}", n, values, 1e-7 + 5e-9 * n + (2e-7 + 1e-10 * values) * candidates, candidates
+    )
 
 
 def test_fit_finds_the_law():
@@ -25,7 +27,9 @@ def test_fit_finds_the_law():
     assert model.error < 1e-6
     assert model.curves["data 3072"] == pytest.approx((3072, 0.5, 0.7))
     expected = law(1_000_000, 3072, 0.5, 0.7)
-    assert model.seconds(10, 1_000_000, 4_000) == pytest.approx(10 * (1e-7 + 5e-9 * 1e6 + (2e-7 + 1e-10 * 4_000) * expected.candidates))
+    assert model.seconds(10, 1_000_000, 4_000) == pytest.approx(
+        10 * (1e-7 + 5e-9 * 1e6 + (2e-7 + 1e-10 * 4_000) * expected.candidates)
+    )
     assert model.seconds(1, 10, 784) == pytest.approx(10 * 784 * 3e-11)  # all pairs are cheaper there
 
 

@@ -37,7 +37,9 @@ def test_step_by_step_equals_the_study(tiny, tmp_path):
     assert whole.returncode == 0, whole.stderr
     assert "28 cells made" in whole.stdout
     for step in STEPS[:2]:
-        done = submit(f"{step.name.replace('-', '_')}.py", study, "--results", tmp_path / "steps", cwd=tmp_path)
+        done = submit(
+            f"{step.name.replace('-', '_')}.py", study, "--results", tmp_path / "steps", cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
     parts = snapshot(tmp_path / "steps")
     assert parts.items() <= snapshot(tmp_path / "whole").items()
@@ -62,16 +64,22 @@ def test_the_cluster_file_is_one_that_ray_accepts(name):
     assert ("available_node_types" in config) == (config["provider"]["type"] != "local")
     prepared = prepare_config(config)
     validate_config(prepared)
-    workers = [kind for name, kind in prepared["available_node_types"].items() if name != prepared["head_node_type"]] or [
-        prepared["available_node_types"][prepared["head_node_type"]]
-    ]
+    workers = [
+        kind for name, kind in prepared["available_node_types"].items() if name != prepared["head_node_type"]
+    ] or [prepared["available_node_types"][prepared["head_node_type"]]]
     assert sum(kind["min_workers"] for kind in workers) == prepared["max_workers"]
 
 
 def test_the_cluster_files_install_the_same():
     configs = [yaml.safe_load((JOBS.parent / name).read_text()) for name in CLUSTERS]
     assert len(configs) == 3
-    for name in ("file_mounts", "rsync_exclude", "initialization_commands", "setup_commands", "worker_start_ray_commands"):
+    for name in (
+        "file_mounts",
+        "rsync_exclude",
+        "initialization_commands",
+        "setup_commands",
+        "worker_start_ray_commands",
+    ):
         assert all(config[name] == configs[0][name] for config in configs), name
 
 

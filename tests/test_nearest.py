@@ -11,7 +11,9 @@ from harness.nearest import Classes, Found, Nearest, Work, around
 def pairs(found: Found) -> dict[str, list[tuple[int, int]]]:
     """(distance, id) of each query's neighbours, as ``brute`` gives them."""
     kinds = {"other_class": found.other_class, "any_class": found.any_class}
-    return {name: list(zip(kind.distance.tolist(), kind.id.tolist(), strict=True)) for name, kind in kinds.items()}
+    return {
+        name: list(zip(kind.distance.tolist(), kind.id.tolist(), strict=True)) for name, kind in kinds.items()
+    }
 
 
 def test_small_tiles(monkeypatch):
@@ -29,7 +31,9 @@ def test_merge_is_associative_and_breaks_ties_by_id():
     left, right = a.merge(b).merge(c), c.merge(a.merge(b))
     assert np.array_equal(left.distance, right.distance)
     assert np.array_equal(left.id, right.id)
-    expected = [min(pairs) for pairs in zip(*(zip(x.distance, x.id, strict=True) for x in (a, b, c)), strict=True)]
+    expected = [
+        min(pairs) for pairs in zip(*(zip(x.distance, x.id, strict=True) for x in (a, b, c)), strict=True)
+    ]
     assert list(zip(left.distance, left.id, strict=True)) == expected
 
 

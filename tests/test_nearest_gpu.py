@@ -27,7 +27,9 @@ def test_any_input_any_partition_any_part(seed, monkeypatch):
         monkeypatch.setattr(nearest_gpu, name, size)
     rng = np.random.default_rng(seed)
     classes = int(rng.integers(2, 6))
-    database, queries = (images(of, 60, classes, (1, 3, 4), int(rng.choice([2, 3, 256]))) for of in (seed, seed + 1000))
+    database, queries = (
+        images(of, 60, classes, (1, 3, 4), int(rng.choice([2, 3, 256]))) for of in (seed, seed + 1000)
+    )
     on_device = nearest_gpu.Database(database, index(database, seed) if seed % 3 else None, CPU)
     part = slice(int(rng.integers(0, 30)), int(rng.integers(30, 61)))
     for of, same in ((queries, False), (database, True)):

@@ -18,9 +18,15 @@ def test_convnet(shape):
     network = networks.build(CONVNET, pixels, 3, seed=1).eval()
     assert network(networks.as_input(torch.from_numpy(pixels))).shape == (10, 3)
     again = networks.build(CONVNET, pixels, 3, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     other = networks.build(CONVNET, pixels, 3, seed=2)
-    assert any(not torch.equal(a, b) for a, b in zip(network.state_dict().values(), other.state_dict().values(), strict=True))
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(network.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 def test_building_leaves_the_global_generator_alone():
@@ -49,16 +55,24 @@ def test_constant_images_do_not_divide_by_zero():
 def test_round_trip_and_frozen():
     pixels = images(0, 10, 3).pixels
     first = networks.build(CONVNET, pixels, 3, seed=1).eval()
-    second = networks.from_tensors(networks.build(CONVNET, pixels, 3, seed=2), networks.to_tensors(first), torch.device("cpu"))
+    second = networks.from_tensors(
+        networks.build(CONVNET, pixels, 3, seed=2), networks.to_tensors(first), torch.device("cpu")
+    )
     assert not second.training
     assert not any(parameter.requires_grad for parameter in second.parameters())
-    assert np.array_equal(networks.predict(first, pixels, 4, torch.device("cpu")), networks.predict(second, pixels, 7, torch.device("cpu")))
+    assert np.array_equal(
+        networks.predict(first, pixels, 4, torch.device("cpu")),
+        networks.predict(second, pixels, 7, torch.device("cpu")),
+    )
 
 
 def test_uint8_and_float_images_give_the_same():
     pixels = images(0, 10, 3).pixels
     network = networks.build(CONVNET, pixels, 3, seed=1)
-    a, b = (torch.cat(list(networks.logits(network, x, 4, torch.device("cpu")))) for x in (pixels, pixels.astype(np.float32) / 255))
+    a, b = (
+        torch.cat(list(networks.logits(network, x, 4, torch.device("cpu"))))
+        for x in (pixels, pixels.astype(np.float32) / 255)
+    )
     assert torch.equal(a, b)
 
 

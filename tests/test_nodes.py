@@ -26,7 +26,10 @@ DRIVER = nodes.Node({"Python": "3.11", "torch": "2.15.0"}, ("lo", "eth0"), True)
 
 
 def test_machines_alike():
-    assert nodes.obstacles(DRIVER, {"one": DRIVER, "two": replace(DRIVER, interfaces=("lo",))}, "/results", None) == []
+    assert (
+        nodes.obstacles(DRIVER, {"one": DRIVER, "two": replace(DRIVER, interfaces=("lo",))}, "/results", None)
+        == []
+    )
 
 
 def test_every_difference_is_told():

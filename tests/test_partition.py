@@ -22,7 +22,10 @@ def test_never_above_the_distance(seed):
 @pytest.mark.parametrize("seed", range(10))
 def test_codes_are_never_above_the_distance(seed):
     """Also where the grid was laid over other images, and with fewer bits than blocks."""
-    rows, others = rows_of(images(seed, 30, 2, (3, 6, 6))), rows_of(images(50 + seed, 20, 2, (3, 6, 6), values=1 + 20 * seed))
+    rows, others = (
+        rows_of(images(seed, 30, 2, (3, 6, 6))),
+        rows_of(images(50 + seed, 20, 2, (3, 6, 6), values=1 + 20 * seed)),
+    )
     grid = Grid.of(scrambled(108, 1 + 3 * seed, seed), others, 10 + 60 * seed)
     assert grid.lines.sum() <= 10 + 60 * seed
     codes, errors = grid.encode(rows)

@@ -40,7 +40,11 @@ def test_evaluations_equal_what_the_saved_weights_say_of_the_saved_images(finish
     run, _, _ = finished
     for evaluation in run.plan.black_box:
         rows = run.store.read(evaluation.cell)
-        images = run.dataset.test.pixels if evaluation.images is None else run.store.tensors(evaluation.images)["adversarial"]
+        images = (
+            run.dataset.test.pixels
+            if evaluation.images is None
+            else run.store.tensors(evaluation.images)["adversarial"]
+        )
         predicted = networks.predict(model(run, evaluation.network), images, 40, torch.device("cpu"))
         assert rows["prediction"].to_pylist() == predicted.tolist()
         assert rows["label"].to_pylist() == run.dataset.test.labels.tolist()
@@ -61,8 +65,14 @@ def test_attack_rows_are_measured_on_the_saved_images(finished):
             assert np.allclose(rows["l2"].to_numpy(), np.sqrt((flat**2).sum(1)), atol=1e-9)
             assert rows["l0"].to_pylist() == (flat > 0).sum(1).tolist()
             f1 = model(run, run.plan.base)
-            assert rows["adversarial_predicted"].to_pylist() == networks.predict(f1, saved, 16, torch.device("cpu")).tolist()
-            assert rows["predicted"].to_pylist() == networks.predict(f1, images.pixels, 16, torch.device("cpu")).tolist()
+            assert (
+                rows["adversarial_predicted"].to_pylist()
+                == networks.predict(f1, saved, 16, torch.device("cpu")).tolist()
+            )
+            assert (
+                rows["predicted"].to_pylist()
+                == networks.predict(f1, images.pixels, 16, torch.device("cpu")).tolist()
+            )
 
 
 def test_the_strongest_is_the_best_on_clean_images(finished):
@@ -71,7 +81,9 @@ def test_the_strongest_is_the_best_on_clean_images(finished):
     for evaluation in run.plan.black_box:
         if evaluation.images is None and evaluation.network.kind == "vib":
             rows = run.store.read(evaluation.cell)
-            accuracy[evaluation.network.cell.key] = np.mean(rows["prediction"].to_numpy() == rows["label"].to_numpy())
+            accuracy[evaluation.network.cell.key] = np.mean(
+                rows["prediction"].to_numpy() == rows["label"].to_numpy()
+            )
     _, best = pipeline.strongest(run)
     assert accuracy[best.cell.key] == max(accuracy.values())
 
@@ -95,7 +107,12 @@ def test_what_is_lost_is_made_again_the_same(finished, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(results, copy)
     before = snapshot(copy)
-    lost = [run.plan.bounds["test"], run.plan.attacks[1].cells[0], run.plan.defenses[1].cell, run.plan.black_box[5].cell]
+    lost = [
+        run.plan.bounds["test"],
+        run.plan.attacks[1].cells[0],
+        run.plan.defenses[1].cell,
+        run.plan.black_box[5].cell,
+    ]
     for cell in lost:
         (copy / cell.path).unlink()
     again = pipeline.prepare(spec.build(data), Store(copy), None, Silence())
@@ -114,14 +131,18 @@ def test_another_epsilon_leaves_the_finished_one_alone(finished, tmp_path):
     run = run_study(data, copy, attacks=attacks)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     together = run_study(data, tmp_path / "together", attacks=attacks)
-    (made,) = [c for a in run.plan.attacks if a.split == "test" for c in a.cells if c.columns["epsilon"] == 0.2]
+    (made,) = [
+        c for a in run.plan.attacks if a.split == "test" for c in a.cells if c.columns["epsilon"] == 0.2
+    ]
     assert np.array_equal(run.store.tensors(made)["adversarial"], together.store.tensors(made)["adversarial"])
 
 
 @pytest.mark.parametrize(("step", "first"), [(step, "base-network") for step in pipeline.ALL_STEPS[2:]])
 def test_a_step_alone_names_what_it_lacks(tiny, tmp_path, step, first):
     run = pipeline.prepare(spec.build(tiny), Store(tmp_path), None, Silence())
-    with pytest.raises(HarnessError, match=f"'{step}' starts from what '{first}' makes.*harness {first} tiny"):
+    with pytest.raises(
+        HarnessError, match=f"'{step}' starts from what '{first}' makes.*harness {first} tiny"
+    ):
         pipeline.run_steps(run, (step,))
 
 
@@ -175,7 +196,11 @@ def diverging(monkeypatch, k):
 
     def objective(inputs, settings):
         made = original(inputs, settings)
-        return made if settings["k"] != k else type(made)(made.samples, made.batch, lambda logits, _: logits.sum(1) * torch.nan)
+        return (
+            made
+            if settings["k"] != k
+            else type(made)(made.samples, made.batch, lambda logits, _: logits.sum(1) * torch.nan)
+        )
 
     monkeypatch.setitem(sweep.OBJECTIVES, "vib", objective)
 
@@ -194,9 +219,14 @@ def test_what_fails_is_a_hole_until_a_next_run_makes_it(finished, tiny, tmp_path
     }  # fmt: skip
     holes = set(snapshot(results)) - set(snapshot(tmp_path))
     lost = run.plan.defenses[0].cell
-    assert {str(lost.path), *(str(e.cell.path) for e in run.plan.black_box if e.network.cell == lost)} <= holes
+    assert {
+        str(lost.path),
+        *(str(e.cell.path) for e in run.plan.black_box if e.network.cell == lost),
+    } <= holes
     assert pipeline.strongest(run) == (True, run.plan.defenses[1])
-    assert {path: snapshot(results)[path] for path in snapshot(tmp_path) if path in snapshot(results)}.items() <= snapshot(tmp_path).items()
+    assert {
+        path: snapshot(results)[path] for path in snapshot(tmp_path) if path in snapshot(results)
+    }.items() <= snapshot(tmp_path).items()
     again = run_study(tiny, tmp_path)
     assert again.failed == {}
     assert snapshot(results).items() <= snapshot(tmp_path).items()
@@ -212,7 +242,9 @@ def test_where_the_base_network_fails_the_bound_is_made(tiny, tmp_path, monkeypa
     monkeypatch.setitem(sweep.OBJECTIVES, "base", objective)
     run = run_study(tiny, tmp_path)
     assert run.failed["base"].reason == "ValueError: no such layer"
-    assert len(run.failed) == 1 + 4 + 2 + 1 + 16 + 1  # base, attacks, defenses, baseline, black box, white box of f1
+    assert (
+        len(run.failed) == 1 + 4 + 2 + 1 + 16 + 1
+    )  # base, attacks, defenses, baseline, black box, white box of f1
     assert {path.split("/")[0] for path in snapshot(tmp_path)} == {"bound"}
 
 
@@ -225,7 +257,10 @@ def test_an_attack_that_raises_fails_alone(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(attacks.ATTACKS, "deepfool", broken)
     run = run_study(tiny, tmp_path)
     assert run.failed["deepfool on test images"].reason == "RuntimeError: shapes differ"
-    assert set(run.failed) == {"deepfool on test images", *(f"{n.title} against deepfool" for n in run.plan.networks)}
+    assert set(run.failed) == {
+        "deepfool on test images",
+        *(f"{n.title} against deepfool" for n in run.plan.networks),
+    }
 
 
 # --- over Ray -------------------------------------------------------------------------------------------

@@ -10,8 +10,12 @@ def keys(tiny, fingerprint="f", **changes):
     study = spec.build({**tiny, **changes})
     made = plan(study, fingerprint, None)
     found = {f"bound {split}": cell.key for split, cell in made.bounds.items()}
-    found |= {f"attack {a.name} {a.split} {c.columns['epsilon']}": c.key for a in made.attacks for c in a.cells}
-    found |= {f"{n.kind} {sorted((k, str(v)) for k, v in n.settings.items())}": n.cell.key for n in made.networks}
+    found |= {
+        f"attack {a.name} {a.split} {c.columns['epsilon']}": c.key for a in made.attacks for c in a.cells
+    }
+    found |= {
+        f"{n.kind} {sorted((k, str(v)) for k, v in n.settings.items())}": n.cell.key for n in made.networks
+    }
     found |= {f"evaluation {i}": e.cell.key for i, e in enumerate(made.black_box)}
     return found
 
@@ -44,7 +48,10 @@ def test_every_network_meets_every_set_of_images(tiny):
         ({"effectiveness_k": 1.0}, set()),
         ({"white_box": {"epsilon": [0.2]}}, set()),
         ({"fingerprint": "g"}, {"bound", "base", "attack", "vib", "adversarial", "evaluation"}),
-        ({"base": {"epochs": 4, "learning_rate": 0.01, "batch_size": 32}}, {"base", "attack", "vib", "adversarial", "evaluation"}),
+        (
+            {"base": {"epochs": 4, "learning_rate": 0.01, "batch_size": 32}},
+            {"base", "attack", "vib", "adversarial", "evaluation"},
+        ),
         ({"base": {"epochs": 3, "learning_rate": 0.01, "batch_size": 32, "workers": 2, "threads": 3}}, set()),
         ({"defense": {"k": [1, 2], "n": [2], "epochs": 2}}, {"vib", "evaluation"}),
         ({"protocol": "label"}, {"attack", "adversarial", "evaluation"}),

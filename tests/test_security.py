@@ -69,7 +69,9 @@ def _refused(tmp_path: Path, words: str) -> None:
     assert set(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["../out", "tiny-imagenet-200/../../out", "/out", "C:\\out", "\\\\host\\out", "..\\out"])
+@pytest.mark.parametrize(
+    "name", ["../out", "tiny-imagenet-200/../../out", "/out", "C:\\out", "\\\\host\\out", "..\\out"]
+)
 def test_a_member_that_leaves_its_folder(tmp_path: Path, name: str) -> None:
     write_zip(tmp_path, {name: b"x"})
     _refused(tmp_path, "refused: member '.*out' leaves the folder")
@@ -100,7 +102,11 @@ def test_a_member_that_understates_its_size(tmp_path: Path) -> None:
     path, honest = write_zip(tmp_path), (3_000_000).to_bytes(4, "little")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("tiny-imagenet-200/val/val_annotations.txt2", bytes(3_000_000))
-    content = path.read_bytes().replace(b"val_annotations.txt2", b"val_annotations.txt\0").replace(honest, (10).to_bytes(4, "little"))
+    content = (
+        path.read_bytes()
+        .replace(b"val_annotations.txt2", b"val_annotations.txt\0")
+        .replace(honest, (10).to_bytes(4, "little"))
+    )
     path.write_bytes(content)
     _refused(tmp_path, "truncated or corrupt|expected every member once")
 
@@ -137,7 +143,9 @@ def test_images_that_do_harm(tmp_path: Path, content: bytes, words: str) -> None
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "vgg16-397923af.pth"])
-def test_a_pickle_as_weights(tmp_path: Path, marker: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_as_weights(
+    tmp_path: Path, marker: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     payload = tmp_path / name
@@ -161,7 +169,11 @@ def test_a_pickle_as_a_cells_tensors(tmp_path: Path, marker: Path, cell: Cell) -
     store = Store(tmp_path / "results").open()
     write(store, cell)
     payload = pickle.dumps(Payload(marker))
-    rows = {name: store.read(cell)[name].to_pylist() for name in store.read(cell).column_names if name not in ("cell", *cell.columns)}
+    rows = {
+        name: store.read(cell)[name].to_pylist()
+        for name in store.read(cell).column_names
+        if name not in ("cell", *cell.columns)
+    }
     store.write(cell, rows, {"weight": np.zeros(2)})
     meta = store.metadata(cell.path)
     meta["artifact"] = {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
@@ -221,7 +233,11 @@ def test_yaml_that_does_harm(tmp_path: Path, marker: Path, text: str) -> None:
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", "x\n", "a\\b", "X", "x" * 41, ""])
 def test_names_are_no_paths(name: str) -> None:
     plain = spec.load("quick").model_dump(mode="json")
-    for changed in ({"name": name}, {"dataset": {**plain["dataset"], "name": name}}, {"attacks": {name: {"method": "deepfool"}}}):
+    for changed in (
+        {"name": name},
+        {"dataset": {**plain["dataset"], "name": name}},
+        {"attacks": {name: {"method": "deepfool"}}},
+    ):
         with pytest.raises(HarnessError, match="mistake"):
             spec.build({**plain, **changed})
 
@@ -284,14 +300,23 @@ def test_sql_reads_the_tables_and_nothing_else(tmp_path_factory: pytest.TempPath
 def _listening(port: int) -> set[str]:
     """Addresses that listen at a port, as the kernel writes them (IPv4 and IPv6)."""
     lines = [
-        line.split() for name in ("tcp", "tcp6") if (path := Path("/proc/net", name)).exists() for line in path.read_text().splitlines()
+        line.split()
+        for name in ("tcp", "tcp6")
+        if (path := Path("/proc/net", name)).exists()
+        for line in path.read_text().splitlines()
     ]
-    return {fields[1].partition(":")[0] for fields in lines if fields[1].endswith(f":{port:04X}") and fields[3] == "0A"}
+    return {
+        fields[1].partition(":")[0]
+        for fields in lines
+        if fields[1].endswith(f":{port:04X}") and fields[3] == "0A"
+    }
 
 
 def _status(url: str, method: str = "GET", **headers: str) -> int:
     body = b'{"max_results": 1}' if method == "POST" else None
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json", **headers}, method=method)
+    request = urllib.request.Request(
+        url, body, {"Content-Type": "application/json", **headers}, method=method
+    )
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return int(answer.status)
@@ -319,7 +344,13 @@ def test_mlflows_page_is_for_this_machine_and_its_own_pages(tmp_path: Path) -> N
             search = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search"
             for own in (f"127.0.0.1:{port}", f"localhost:{port}", "localhost:8080"):
                 assert _status(search + "?max_results=1", Host=own) == 200
-            for foreign in ("evil.example", f"evil.example:{port}", "10.evil.example", "192.168.evil.example", "127.0.0.1.evil.example"):
+            for foreign in (
+                "evil.example",
+                f"evil.example:{port}",
+                "10.evil.example",
+                "192.168.evil.example",
+                "127.0.0.1.evil.example",
+            ):
                 assert _status(search + "?max_results=1", Host=foreign) == 403
                 assert _status(f"http://127.0.0.1:{port}/", Host=foreign) == 403
             assert _status(search, "POST") == 200
@@ -346,11 +377,18 @@ def test_ray_answers_nobody_without_the_token(tmp_path: Path) -> None:
     token, port = tmp_path / "token", _free_port()
     token.write_text("5" * 64)
     token.chmod(0o600)
-    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")
+    }
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "HOME": str(tmp_path)}
     command = [sys.executable, "-c", DASHBOARD, str(port)]
     with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as head:
         assert head.stdin is not None and head.stdout is not None
         try:
@@ -358,12 +396,21 @@ def test_ray_answers_nobody_without_the_token(tmp_path: Path) -> None:
             assert _listening(port) == {"0100007F"}
             for path in ("api/jobs/", "api/cluster_status", "nodes?view=summary"):
                 assert _status(f"http://127.0.0.1:{port}/{path}") == 401
-                assert _status(f"http://127.0.0.1:{port}/{path}", Authorization="Bearer " + "6" * 64) in (401, 403)
+                assert _status(f"http://127.0.0.1:{port}/{path}", Authorization="Bearer " + "6" * 64) in (
+                    401,
+                    403,
+                )
                 assert _status(f"http://127.0.0.1:{port}/{path}", Authorization="Bearer " + "5" * 64) == 200
             job = f"http://127.0.0.1:{port}/api/jobs/"
             assert _status(job, "POST") == 401
             without = environment | {"RAY_AUTH_MODE": "disabled"}
-            tried = subprocess.run([sys.executable, "-c", INTRUDER, gcs], env=without, capture_output=True, text=True, timeout=120)
+            tried = subprocess.run(
+                [sys.executable, "-c", INTRUDER, gcs],
+                env=without,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
             assert tried.returncode != 0 and "in" not in tried.stdout.split()
             assert "token" in tried.stderr.lower()
         finally:
@@ -374,4 +421,6 @@ def test_a_bad_study_is_one_message(tmp_path: Path, marker: Path) -> None:
     study = tmp_path / "evil.yaml"
     study.write_text(f"!!python/object/apply:os.system ['touch {marker}']")
     outcome = CliRunner().invoke(main, ["run", str(study), "--results", str(tmp_path / "results")])
-    assert outcome.exit_code == 2 and "not a YAML file: could not determine a constructor" in " ".join(outcome.output.split())
+    assert outcome.exit_code == 2 and "not a YAML file: could not determine a constructor" in " ".join(
+        outcome.output.split()
+    )

@@ -9,7 +9,11 @@ from harness import seeds
 KNOWN = [
     ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, 0xFFFFFFFFFFFFFFFF, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), 0x299F31D0A4093822, (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        0x299F31D0A4093822,
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
 ]
 
 
@@ -20,7 +24,13 @@ def test_philox_gives_the_published_answers(counter, key, expected):
 
 
 def test_derive_depends_on_every_name_and_its_type():
-    found = {seeds.derive(0, "a"), seeds.derive(1, "a"), seeds.derive(0, "a", 1), seeds.derive(0, "a", "1"), seeds.derive(0, "a1")}
+    found = {
+        seeds.derive(0, "a"),
+        seeds.derive(1, "a"),
+        seeds.derive(0, "a", 1),
+        seeds.derive(0, "a", "1"),
+        seeds.derive(0, "a1"),
+    }
     assert len(found) == 5
     assert all(0 <= seed < 2**63 for seed in found)
     assert seeds.derive(7, "x", 2, 0.5, None) == seeds.derive(7, "x", 2, 0.5, None)

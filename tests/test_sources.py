@@ -34,17 +34,24 @@ def spec(source: str, **settings: Any) -> DatasetSpec:
     return DatasetSpec(source=source, **settings)  # type: ignore[arg-type]
 
 
-def encoded(value: int | tuple[int, ...], size: tuple[int, int] = (4, 4), mode: str = "RGB", kind: str = "PNG") -> bytes:
+def encoded(
+    value: int | tuple[int, ...], size: tuple[int, int] = (4, 4), mode: str = "RGB", kind: str = "PNG"
+) -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, size, value).save(buffer, kind)
     return buffer.getvalue()
 
 
 def idx(values: np.ndarray) -> bytes:
-    return struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.astype(np.uint8).tobytes()
+    return (
+        struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+        + values.astype(np.uint8).tobytes()
+    )
 
 
-def write_mnist(data: Path, labels: tuple[list[int], list[int]], name: str = "MNIST", size: tuple[int, int] = (5, 5)) -> Path:
+def write_mnist(
+    data: Path, labels: tuple[list[int], list[int]], name: str = "MNIST", size: tuple[int, int] = (5, 5)
+) -> Path:
     """Image i of a split has the value i in every pixel."""
     raw = data / name / "raw"
     raw.mkdir(parents=True)
@@ -65,7 +72,9 @@ def write_zip(data: Path, extra: dict[str, bytes] | None = None, **members: byte
         for image in range(4):
             grey = number == 0 and image == 0
             colour: int | tuple[int, ...] = 90 if grey else (10 * number, 20 * image, 50)
-            files[f"{root}/train/{wnid}/images/{wnid}_{image}.JPEG"] = encoded(colour, mode="L" if grey else "RGB", kind="JPEG")
+            files[f"{root}/train/{wnid}/images/{wnid}_{image}.JPEG"] = encoded(
+                colour, mode="L" if grey else "RGB", kind="JPEG"
+            )
         for image in range(2):
             name = f"val_{2 * number + image}.JPEG"
             files[f"{root}/val/images/{name}"] = encoded((10 * number, 0, 200), kind="JPEG")
@@ -79,11 +88,21 @@ def write_zip(data: Path, extra: dict[str, bytes] | None = None, **members: byte
     return path
 
 
-def write_parquet(path: Path, images: list[bytes | None], labels: list[Any], column: str = "label", names: list[str] | None = None) -> None:
+def write_parquet(
+    path: Path,
+    images: list[bytes | None],
+    labels: list[Any],
+    column: str = "label",
+    names: list[str] | None = None,
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table({"image": pa.array([{"bytes": b, "path": "x.png"} for b in images]), column: labels})
     if names:
-        info = {"info": {"features": {"image": {"_type": "Image"}, column: {"names": names, "_type": "ClassLabel"}}}}
+        info = {
+            "info": {
+                "features": {"image": {"_type": "Image"}, column: {"names": names, "_type": "ClassLabel"}}
+            }
+        }
         table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
     pq.write_table(table, path)
 
@@ -91,7 +110,11 @@ def write_parquet(path: Path, images: list[bytes | None], labels: list[Any], col
 def parquet(data: Path, train: list[Any], test: list[Any], images: Any = None, **more: Any) -> DatasetSpec:
     """Image i of a split is of the colour (i, label, 7)."""
     for split, labels in (("train", train), ("test", test)):
-        made = [encoded((i, abs(label) % 256, 7)) for i, label in enumerate(labels)] if images is None else images[split]
+        made = (
+            [encoded((i, abs(label) % 256, 7)) for i, label in enumerate(labels)]
+            if images is None
+            else images[split]
+        )
         write_parquet(data / "set" / f"{split}.parquet", made, labels, **more)
     return spec("parquet", folder="set")
 
@@ -107,7 +130,9 @@ def assert_sound(dataset: Dataset) -> None:
 
 
 def same(one: Any, other: Any) -> bool:
-    return all(np.array_equal(getattr(one, field), getattr(other, field)) for field in ("pixels", "labels", "ids"))
+    return all(
+        np.array_equal(getattr(one, field), getattr(other, field)) for field in ("pixels", "labels", "ids")
+    )
 
 
 # --- digits ---------------------------------------------------------------------------------------
@@ -142,7 +167,9 @@ def test_largest_remainder_is_exact() -> None:
 # --- MNIST and CIFAR-10 ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("source", "name", "first"), [("mnist", "MNIST", "0"), ("fashion_mnist", "FashionMNIST", "T-shirt/top")])
+@pytest.mark.parametrize(
+    ("source", "name", "first"), [("mnist", "MNIST", "0"), ("fashion_mnist", "FashionMNIST", "T-shirt/top")]
+)
 def test_idx_files(tmp_path: Path, source: str, name: str, first: str) -> None:
     data = write_mnist(tmp_path, ([0, 1, 2, 1], [2, 0]), name)
     prepare(spec(source), data)
@@ -157,12 +184,18 @@ def test_idx_files(tmp_path: Path, source: str, name: str, first: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda raw: raw[:-1], r"train-images-idx3-ubyte: truncated or corrupt: its header promises 116 bytes, it has 115"),
+        (
+            lambda raw: raw[:-1],
+            r"train-images-idx3-ubyte: truncated or corrupt: its header promises 116 bytes, it has 115",
+        ),
         (lambda raw: raw + b"x", "promises 116 bytes, it has 117"),
         (lambda raw: raw[:7], "expected an idx file of 3-d bytes"),
         (lambda raw: b"", "expected an idx file of 3-d bytes"),
         (lambda raw: b"\x1f\x8b" + raw[2:], "expected an idx file of 3-d bytes"),
-        (lambda raw: idx(np.zeros((3, 5, 5))), "train-labels-idx1-ubyte: expected a label for each of the 3 images"),
+        (
+            lambda raw: idx(np.zeros((3, 5, 5))),
+            "train-labels-idx1-ubyte: expected a label for each of the 3 images",
+        ),
     ],
 )
 def test_broken_idx_files_are_named(tmp_path: Path, change: Any, words: str) -> None:
@@ -190,7 +223,11 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
         data = random.integers(0, 256, (5, 3072), np.uint8)
         batches.append([name, write(name, {"data": data, "labels": [0, 1, 2, 1, 0]})])
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": write("batches.meta", {"label_names": ["a", "b", "c"]})}
+    meta = {
+        "filename": "batches.meta",
+        "key": "label_names",
+        "md5": write("batches.meta", {"label_names": ["a", "b", "c"]}),
+    }
     monkeypatch.setattr(CIFAR10, "train_list", batches[:5])
     monkeypatch.setattr(CIFAR10, "test_list", batches[5:])
     monkeypatch.setattr(CIFAR10, "meta", meta)
@@ -254,12 +291,30 @@ TINY = "tiny-imagenet-200"
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        ({f"{TINY}/train/n02/images/n02_1.JPEG": b"no image"}, r"n02_1\.JPEG: cannot be read; truncated or corrupt\?"),
-        ({f"{TINY}/train/n02/images/n02_1.JPEG": encoded((1, 2, 3), kind="JPEG")[:-60]}, r"n02_1\.JPEG: cannot be read"),
-        ({f"{TINY}/train/n02/images/n02_1.JPEG": encoded((1, 2, 3), (4, 5), kind="JPEG")}, r"n02_1\.JPEG: expected images of one size"),
-        ({f"{TINY}/val/images/val_9.JPEG": encoded((1, 2, 3), kind="JPEG")}, r"the same images, but not so .*val_9\.JPEG"),
-        ({f"{TINY}/val/val_annotations.txt": b"val_0.JPEG\tn03\n"}, r"the same images, but not so .*val_1\.JPEG"),
-        ({f"{TINY}/val/val_annotations.txt": "".join(f"val_{i}.JPEG\tn77\n" for i in range(6)).encode()}, "no training image has: 3"),
+        (
+            {f"{TINY}/train/n02/images/n02_1.JPEG": b"no image"},
+            r"n02_1\.JPEG: cannot be read; truncated or corrupt\?",
+        ),
+        (
+            {f"{TINY}/train/n02/images/n02_1.JPEG": encoded((1, 2, 3), kind="JPEG")[:-60]},
+            r"n02_1\.JPEG: cannot be read",
+        ),
+        (
+            {f"{TINY}/train/n02/images/n02_1.JPEG": encoded((1, 2, 3), (4, 5), kind="JPEG")},
+            r"n02_1\.JPEG: expected images of one size",
+        ),
+        (
+            {f"{TINY}/val/images/val_9.JPEG": encoded((1, 2, 3), kind="JPEG")},
+            r"the same images, but not so .*val_9\.JPEG",
+        ),
+        (
+            {f"{TINY}/val/val_annotations.txt": b"val_0.JPEG\tn03\n"},
+            r"the same images, but not so .*val_1\.JPEG",
+        ),
+        (
+            {f"{TINY}/val/val_annotations.txt": "".join(f"val_{i}.JPEG\tn77\n" for i in range(6)).encode()},
+            "no training image has: 3",
+        ),
     ],
 )
 def test_broken_members_are_named(tmp_path: Path, extra: dict[str, bytes], words: str) -> None:
@@ -271,7 +326,9 @@ def test_broken_members_are_named(tmp_path: Path, extra: dict[str, bytes], words
 def test_an_official_zip_that_is_corrupt_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny-imagenet-200.zip").write_bytes(bytes(1000))
     monkeypatch.setattr(sources, "_TINY_BYTES", 1000)
-    with pytest.raises(HarnessError, match="corrupt: it has the official file's size, but not its MD5 90528d7c"):
+    with pytest.raises(
+        HarnessError, match="corrupt: it has the official file's size, but not its MD5 90528d7c"
+    ):
         load(spec("tinyimagenet"), tmp_path, 0)
 
 
@@ -279,9 +336,13 @@ def test_a_broken_zip_is_named(tmp_path: Path) -> None:
     path = write_zip(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(HarnessError, match=r"tiny-imagenet-200\.zip: cannot be read; truncated or corrupt\? BadZipFile"):
+    with pytest.raises(
+        HarnessError, match=r"tiny-imagenet-200\.zip: cannot be read; truncated or corrupt\? BadZipFile"
+    ):
         load(spec("tinyimagenet"), tmp_path, 0)
-    where = whole.index(encoded((20, 40, 50), kind="JPEG")) + 30  # n02_2 of write_zip; the archive's CRC gives it away
+    where = (
+        whole.index(encoded((20, 40, 50), kind="JPEG")) + 30
+    )  # n02_2 of write_zip; the archive's CRC gives it away
     path.write_bytes(whole[:where] + bytes([whole[where] ^ 255]) + whole[where + 1 :])
     with pytest.raises(HarnessError, match=r"n02_2\.JPEG: cannot be read.*CRC"):
         load(spec("tinyimagenet"), tmp_path, 0)
@@ -317,7 +378,9 @@ def test_labels_are_remapped_and_named_by_themselves(tmp_path: Path) -> None:
     assert dataset.train.labels.tolist() == [2, 0, 2, 1] and dataset.test.labels.tolist() == [1, 0]
 
 
-def test_shards_are_read_in_order_and_validation_stands_in_for_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_read_in_order_and_validation_stands_in_for_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sources, "_BLOCK", 3)
     labels = [0, 1, 1, 0, 0, 1, 0, 1, 1]
     images: list[bytes | None] = [encoded((i, 0, 0)) for i in range(len(labels))]
@@ -327,7 +390,10 @@ def test_shards_are_read_in_order_and_validation_stands_in_for_test(tmp_path: Pa
     write_parquet(tmp_path / "set/validation.parquet", images[:2], labels[:2])
     which = spec("parquet", folder="set")
     dataset = load(which, tmp_path, 0)
-    assert dataset.train.pixels[:, 0, 0, 0].tolist() == list(range(9)) and dataset.train.labels.tolist() == labels
+    assert (
+        dataset.train.pixels[:, 0, 0, 0].tolist() == list(range(9))
+        and dataset.train.labels.tolist() == labels
+    )
     part = load(spec("parquet", folder="set", train_limit=4), tmp_path, 0).train
     assert len(part.ids) == 4 and part.pixels[:, 0, 0, 0].tolist() == part.ids.tolist()
     (tmp_path / "set/train-00000-of-00002.parquet").unlink()
@@ -339,22 +405,39 @@ def test_shards_are_read_in_order_and_validation_stands_in_for_test(tmp_path: Pa
 def test_columns_are_found(tmp_path: Path, image: str, label: str) -> None:
     for split in ("train", "test"):
         more = {"coarse_label": [5, 5]} if label == "fine_label" else {}
-        columns = {"note": ["a", "b"], label: [0, 1], image: pa.array([encoded(9, mode="L"), encoded(200, mode="L")], pa.binary()), **more}
+        columns = {
+            "note": ["a", "b"],
+            label: [0, 1],
+            image: pa.array([encoded(9, mode="L"), encoded(200, mode="L")], pa.binary()),
+            **more,
+        }
         (tmp_path / "set").mkdir(exist_ok=True)
         pq.write_table(pa.table(columns), tmp_path / f"set/{split}.parquet")
     dataset = load(spec("parquet", folder="set"), tmp_path, 0)
-    assert dataset.train.pixels.shape == (2, 1, 4, 4) and dataset.train.pixels[:, 0, 0, 0].tolist() == [9, 200]
+    assert dataset.train.pixels.shape == (2, 1, 4, 4) and dataset.train.pixels[:, 0, 0, 0].tolist() == [
+        9,
+        200,
+    ]
     assert dataset.train.labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"a": [b"x"], "b": [b"y"], "label": [0]}, "expected one image column .* got a: binary, b: binary, label: int64"),
+        (
+            {"a": [b"x"], "b": [b"y"], "label": [0]},
+            "expected one image column .* got a: binary, b: binary, label: int64",
+        ),
         ({"image": ["x.png"], "label": [0]}, "expected one image column .* got image: string"),
-        ({"image": [b"x"], "label": ["cat"]}, "expected one integer column .* got image: binary, label: string"),
+        (
+            {"image": [b"x"], "label": ["cat"]},
+            "expected one integer column .* got image: binary, label: string",
+        ),
         ({"image": [b"x"], "one": [0], "two": [0]}, "expected one integer column"),
-        ({"image": [b"x"], "label": pa.array([None], pa.int64())}, "expected a label in every row, got none in 1"),
+        (
+            {"image": [b"x"], "label": pa.array([None], pa.int64())},
+            "expected a label in every row, got none in 1",
+        ),
     ],
 )
 def test_columns_that_do_not_fit(tmp_path: Path, columns: dict[str, Any], words: str) -> None:
@@ -370,7 +453,12 @@ def test_one_colour_image_makes_all_rgb_whatever_is_kept(tmp_path: Path) -> None
     assert load(which, tmp_path, 0).train.pixels.shape == (6, 1, 4, 4)
     write_parquet(tmp_path / "set/test.parquet", [*grey[:2], encoded((1, 2, 3))], [0, 1, 1])
     for limit in (None, 2):
-        assert load(spec("parquet", folder="set", test_limit=limit), tmp_path, 0).train.pixels.shape == (6, 3, 4, 4)
+        assert load(spec("parquet", folder="set", test_limit=limit), tmp_path, 0).train.pixels.shape == (
+            6,
+            3,
+            4,
+            4,
+        )
 
 
 @pytest.mark.parametrize(
@@ -420,7 +508,9 @@ def test_class_names_must_agree_and_suffice(tmp_path: Path) -> None:
         ("parquet", "set/train.parquet"),
     ],
 )
-def test_missing_files_are_named_and_so_is_the_setting(tmp_path: Path, source: str, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_are_named_and_so_is_the_setting(
+    tmp_path: Path, source: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def offline(*_: Any, **__: Any) -> Any:
         raise urllib.request.URLError("the cable is cut")  # type: ignore[attr-defined]
 
@@ -443,7 +533,9 @@ def test_a_read_only_folder_is_not_downloaded_to(tmp_path: Path, monkeypatch: py
         prepare(spec("mnist"), tmp_path)
 
 
-def test_tinyimagenet_is_downloaded_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tinyimagenet_is_downloaded_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = tmp_path / "made"
     made.mkdir()
     whole = write_zip(made).read_bytes()
@@ -465,9 +557,36 @@ def test_tinyimagenet_is_downloaded_whole_or_not_at_all(tmp_path: Path, monkeypa
 def test_real_mnist() -> None:
     dataset = load(spec("mnist"), Path(REAL), 0)
     assert_sound(dataset)
-    assert dataset.train.pixels.shape == (60000, 1, 28, 28) and dataset.test.pixels.shape == (10000, 1, 28, 28)
-    assert np.bincount(dataset.train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert np.bincount(dataset.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert dataset.train.pixels.shape == (60000, 1, 28, 28) and dataset.test.pixels.shape == (
+        10000,
+        1,
+        28,
+        28,
+    )
+    assert np.bincount(dataset.train.labels).tolist() == [
+        5923,
+        6742,
+        5958,
+        6131,
+        5842,
+        5421,
+        5918,
+        6265,
+        5851,
+        5949,
+    ]
+    assert np.bincount(dataset.test.labels).tolist() == [
+        980,
+        1135,
+        1032,
+        1010,
+        982,
+        892,
+        958,
+        1028,
+        974,
+        1009,
+    ]
     assert dataset.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
     part = load(spec("mnist", train_limit=1000), Path(REAL), 0)
     assert np.array_equal(part.train.pixels, dataset.train.pixels[part.train.ids])
@@ -484,8 +603,13 @@ def test_real_parquet() -> None:
 
 
 @real
-@pytest.mark.skipif(not Path(REAL, "tiny-imagenet-200.zip").is_file(), reason="no tiny-imagenet-200.zip in the data folder")
+@pytest.mark.skipif(
+    not Path(REAL, "tiny-imagenet-200.zip").is_file(), reason="no tiny-imagenet-200.zip in the data folder"
+)
 def test_real_tinyimagenet() -> None:
     dataset = load(spec("tinyimagenet", classes=20, train_limit=200, test_limit=100), Path(REAL), 0)
     assert_sound(dataset)
-    assert np.bincount(dataset.train.labels).tolist() == [10] * 20 and np.bincount(dataset.test.labels).tolist() == [5] * 20
+    assert (
+        np.bincount(dataset.train.labels).tolist() == [10] * 20
+        and np.bincount(dataset.test.labels).tolist() == [5] * 20
+    )

@@ -30,8 +30,14 @@ def test_every_method_has_an_attack():
 
 
 def test_overrides_reach_groups_lists_and_new_keys():
-    changes = ("defense.k=[3]", "adversarial_training.sources.0.attack=cw_l2", "attacks.strong={method: deepfool, overshoot: 0.02}")
-    study = spec.load("quick", (*changes, "attacks.fgsm.epsilon=[8/255]", "adversarial_training.sources.1.epsilon=8/255"))
+    changes = (
+        "defense.k=[3]",
+        "adversarial_training.sources.0.attack=cw_l2",
+        "attacks.strong={method: deepfool, overshoot: 0.02}",
+    )
+    study = spec.load(
+        "quick", (*changes, "attacks.fgsm.epsilon=[8/255]", "adversarial_training.sources.1.epsilon=8/255")
+    )
     assert study.defense.k == (3,)
     assert study.adversarial_training.sources[0].attack == "cw_l2"
     assert study.attacks["strong"].overshoot == 0.02
@@ -61,8 +67,14 @@ def test_all_mistakes_at_once():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("adversarial_training.sources=[{attack: fgms}]", r"sources.0: unknown attack 'fgms'; did you mean 'fgsm'\?"),
-        ("adversarial_training.sources=[{attack: fgsm}]", r"epsilon of 'fgsm' must be one of \[0.1, 0.2, 0.3\], got None"),
+        (
+            "adversarial_training.sources=[{attack: fgms}]",
+            r"sources.0: unknown attack 'fgms'; did you mean 'fgsm'\?",
+        ),
+        (
+            "adversarial_training.sources=[{attack: fgsm}]",
+            r"epsilon of 'fgsm' must be one of \[0.1, 0.2, 0.3\], got None",
+        ),
         ("adversarial_training.sources=[{attack: jsma, epsilon: 0.1}]", r"'jsma' has no epsilon, got 0.1"),
         ("attacks.none={method: jsma}", "attacks.none: an attack can't have the name"),
         ("network.pretrained=true", "'pretrained' needs architecture 'vgg16'"),
@@ -70,15 +82,27 @@ def test_all_mistakes_at_once():
         ("attacks={}", "should have at least 1 item"),
         ("attacks.fgsm.epsilon=[8/0]", "divisor other than 0"),
         ("base=3", "base: should be an object, got 3"),
-        ("white_box.gradients=bfloat8", r"white_box.gradients: 'bfloat8' is not possible; did you mean 'bfloat16'\?"),
-        ("attacks.pgd={epsilon: [0.1], engine: foolbx}", r"attacks.pgd.engine: 'foolbx' is not possible; did you mean 'foolbox'\?"),
-        ("attacks.pgd={epsilon: [0.1], restarts: 2, random_start: false}", "attacks.pgd: 'restarts' without 'random_start' would all be"),
+        (
+            "white_box.gradients=bfloat8",
+            r"white_box.gradients: 'bfloat8' is not possible; did you mean 'bfloat16'\?",
+        ),
+        (
+            "attacks.pgd={epsilon: [0.1], engine: foolbx}",
+            r"attacks.pgd.engine: 'foolbx' is not possible; did you mean 'foolbox'\?",
+        ),
+        (
+            "attacks.pgd={epsilon: [0.1], restarts: 2, random_start: false}",
+            "attacks.pgd: 'restarts' without 'random_start' would all be",
+        ),
         ("seed=-1", "seed: should be greater than or equal to 0, got -1"),
         ("base.epochs=true", "base.epochs: should be a valid integer, got true"),
         ("name=a/b", "name: .*should match pattern"),
         ("defense.k=[1, 1]", "defense.k: should name nothing twice"),
         ("white_box.epsilon=[0.1, 0.1]", "white_box.epsilon: should name nothing twice"),
-        ("adversarial_training.sources=[{attack: jsma}, {attack: jsma}]", "sources: should name nothing twice"),
+        (
+            "adversarial_training.sources=[{attack: jsma}, {attack: jsma}]",
+            "sources: should name nothing twice",
+        ),
         ("dataset={source: parquet, folder: .}", "folder '.' names nothing: give the data set a 'name'"),
         ("base", r"--set expects a.b=value, got 'base'"),
         ("base.epochs.x=1", "'base.epochs' is a value, not a group"),
@@ -113,7 +137,9 @@ def test_a_yaml_file(tmp_path):
 
 
 def test_names_of_data_sets():
-    assert spec.DatasetSpec(source="parquet", folder="a/CIFAR10-jpeg", paper="cifar10").label == "cifar10-jpeg"
+    assert (
+        spec.DatasetSpec(source="parquet", folder="a/CIFAR10-jpeg", paper="cifar10").label == "cifar10-jpeg"
+    )
     assert spec.DatasetSpec(source="parquet", folder="a/x", paper="cifar10").paper_dataset == "cifar10"
     assert spec.DatasetSpec(source="mnist").paper_dataset == "mnist"
     assert spec.DatasetSpec(source="digits").paper_dataset is None

@@ -28,7 +28,9 @@ from harness.store import Store
 
 KINDS = ("local", "s3")
 LARGE = 20_000_000  # bytes; pyarrow sends them in parts
-MANY = {name: values * 500 for name, values in ROWS.items()} | {"clean_accuracy": list(np.random.default_rng(0).random(1000))}
+MANY = {name: values * 500 for name, values in ROWS.items()} | {
+    "clean_accuracy": list(np.random.default_rng(0).random(1000))
+}
 
 
 @pytest.fixture(params=KINDS)
@@ -88,11 +90,17 @@ def test_copies_follow_what_they_are_copies_of(place, tmp_path, monkeypatch):
 
 def test_no_copy_is_made_outside_the_cache(object_store, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    urllib.request.urlopen(urllib.request.Request(f"http://{object_store.address}/{BUCKET}/up/t/../../../../evil.txt", b"x", method="PUT"))
+    urllib.request.urlopen(
+        urllib.request.Request(
+            f"http://{object_store.address}/{BUCKET}/up/t/../../../../evil.txt", b"x", method="PUT"
+        )
+    )
     folder = Folder.at(object_store.uri("up"))
     folder.write("t/good.txt", b"x")
     found = folder.files("t", ".txt")
-    assert len(list(folder._files.get_file_info(pyarrow.fs.FileSelector(f"{BUCKET}/up/t", recursive=True)))) > 1
+    assert (
+        len(list(folder._files.get_file_info(pyarrow.fs.FileSelector(f"{BUCKET}/up/t", recursive=True)))) > 1
+    )
     assert list(found) == [Path("t/good.txt")]
 
 
@@ -110,7 +118,12 @@ Folder.at(sys.argv[1]).write("t/large", b"x" * int(sys.argv[3]))
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_a_writer_that_is_stopped_in_the_middle_leaves_nothing_or_all(place, sign, request):
     """A reader that looks all the time sees no part, nor does one that comes later."""
-    kind, folder, seen, over = ("s3" if isinstance(place, str) else "local"), Folder.at(place), set(), threading.Event()
+    kind, folder, seen, over = (
+        ("s3" if isinstance(place, str) else "local"),
+        Folder.at(place),
+        set(),
+        threading.Event(),
+    )
     middle, release = threading.Event(), threading.Event()
 
     def hold(method, address):
@@ -148,7 +161,10 @@ def test_an_upload_that_fails_in_the_middle_leaves_what_was_there(object_store):
     folder = Folder.at(object_store.uri("failing"))
     folder.write("large", b"before")
     with gate(object_store, lambda method, address: "AccessDenied" if "partNumber=2" in address else None):
-        with pytest.raises(HarnessError, match="failing/large' cannot be written: expected credentials that may read and write"):
+        with pytest.raises(
+            HarnessError,
+            match="failing/large' cannot be written: expected credentials that may read and write",
+        ):
             folder.write("large", b"x" * LARGE)
     assert folder.read("large") == b"before"
 
@@ -199,7 +215,9 @@ def test_checkpoints(place):
     store = Store(place).open()
     assert checkpoints.load(store.folder, cell()) is None
     for epoch in (0, 1):
-        checkpoints.save(store.folder, cell(), {"a": epoch * np.eye(2, dtype=np.float32)}, {"rows": [{"epoch": epoch}]})
+        checkpoints.save(
+            store.folder, cell(), {"a": epoch * np.eye(2, dtype=np.float32)}, {"rows": [{"epoch": epoch}]}
+        )
     tensors, state = checkpoints.load(store.folder, cell())
     assert np.array_equal(tensors["a"], np.eye(2)) and state == {"rows": [{"epoch": 1}]}
     checkpoints.drop(store.folder, cell())
@@ -215,7 +233,9 @@ def test_studies(place):
     store.record_study("b", {"name": "b"}, [])
     assert store.folder.files("studies", ".json") == written
     assert list(store.studies()) == ["a", "b"]
-    assert store.studies()["a"]["cells"] == [{"key": cell().key, "table": "training", "path": cell().path.as_posix()}]
+    assert store.studies()["a"]["cells"] == [
+        {"key": cell().key, "table": "training", "path": cell().path.as_posix()}
+    ]
 
 
 # --- studies ------------------------------------------------------------------------------------------
@@ -242,7 +262,9 @@ def test_a_study_in_an_object_store(here, tiny, object_store, tmp_path, monkeypa
     assert call("verify", "--results", results) == (0, "28 cells whole, 0 files damaged\n")
     code, output = call("tables", "--results", results)
     assert code == 0 and "Table II: sigma" in output and "White box" in output
-    code, output = call("sql", "select count(*) as rows from evaluation", "--format", "csv", "--results", results)
+    code, output = call(
+        "sql", "select count(*) as rows from evaluation", "--format", "csv", "--results", results
+    )
     assert (code, output) == (0, "rows\n720\n")
     assert "error:" in refused("sql", "from read_csv('/etc/passwd')", "--results", results)
 
@@ -261,7 +283,9 @@ def test_a_study_in_an_object_store(here, tiny, object_store, tmp_path, monkeypa
 def test_workers_write_to_an_object_store(here, tiny, object_store, ray_session):
     results = object_store.uri("workers")
     for workers, steps, cells in ((0, ("bound", "base-network"), 3), (2, ("defense",), 2)):
-        run = pipeline.prepare(spec.build(tiny | {"compute": {"workers": workers}}), Store(results), None, Silence())
+        run = pipeline.prepare(
+            spec.build(tiny | {"compute": {"workers": workers}}), Store(results), None, Silence()
+        )
         assert pipeline.run_steps(run, steps) == cells
     assert snapshot(results).items() <= here.items()
 
@@ -292,7 +316,9 @@ def test_a_place_that_cannot_be_one(place, message):
 def test_a_local_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    found = {text: str(Folder.at(text)) for text in ("r", "~/r", "/r", "file:///r/a%20b", "C:/r", "results=x:y")}
+    found = {
+        text: str(Folder.at(text)) for text in ("r", "~/r", "/r", "file:///r/a%20b", "C:/r", "results=x:y")
+    }
     assert found == {
         "r": f"{tmp_path}/r", "~/r": "/home/me/r", "/r": "/r", "file:///r/a%20b": "/r/a b", "C:/r": f"{tmp_path}/C:/r",
         "results=x:y": f"{tmp_path}/results=x:y",
@@ -308,16 +334,26 @@ def closed_port():
 
 def test_an_object_store_that_refuses(object_store, tiny, tmp_path, monkeypatch):
     results = object_store.uri("refusing")
-    assert "there is no such bucket: create it first" in refused("run", "quick", "--results", object_store.uri("x", "elsewhere"))
+    assert "there is no such bucket: create it first" in refused(
+        "run", "quick", "--results", object_store.uri("x", "elsewhere")
+    )
     for code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
         with gate(object_store, lambda method, address, code=code: code):
             message = refused("verify", "--results", results)
-        assert "'s3://bucket/refusing' cannot be used: expected credentials that may read and write there (AWS_ACCESS_KEY_ID" in message
+        assert (
+            "'s3://bucket/refusing' cannot be used: expected credentials that may read and write there (AWS_ACCESS_KEY_ID"
+            in message
+        )
     with gate(object_store, lambda method, address: "AccessDenied" if method in ("PUT", "POST") else None):
         assert "cannot be written: expected credentials" in refused("run", "quick", "--results", results)
     assert "holds no results" in refused("tables", "--results", results)
-    monkeypatch.setenv("HARNESS_RESULTS", f"s3://bucket/x?endpoint_override=127.0.0.1:{closed_port()}&scheme=http&region=us-east-1")
-    assert "'s3://bucket/x' cannot be used: nothing answers there: is the address right" in refused("run", "quick")
+    monkeypatch.setenv(
+        "HARNESS_RESULTS",
+        f"s3://bucket/x?endpoint_override=127.0.0.1:{closed_port()}&scheme=http&region=us-east-1",
+    )
+    assert "'s3://bucket/x' cannot be used: nothing answers there: is the address right" in refused(
+        "run", "quick"
+    )
 
 
 def test_an_object_store_that_goes_away_is_not_damage(object_store):

@@ -70,7 +70,9 @@ def damage_tail(path, at):
     path.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("kind", ["flipped", "truncated", "empty", "tensors flipped", "tensors gone", "renamed"])
+@pytest.mark.parametrize(
+    "kind", ["flipped", "truncated", "empty", "tensors flipped", "tensors gone", "renamed"]
+)
 def test_damage_is_found_and_named(store, kind):
     many = {name: values * 500 for name, values in ROWS.items()}
     many["clean_accuracy"] = list(np.random.default_rng(0).random(1000))
@@ -115,7 +117,9 @@ def test_every_byte_is_checked(store):
 
 
 def test_a_failed_write_leaves_nothing(store, monkeypatch):
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(HarnessError, match="No space left on device. What is finished stays: make room"):
         store.write(cell(), ROWS)
     monkeypatch.undo()
@@ -128,7 +132,12 @@ def test_a_failure_is_kept_until_the_cell_is_made(store):
     store.record_failure(cell(), "vib k=1 n=2", Failed("the loss is nan", "Traceback ..."))
     assert store.failure(cell()) == "the loss is nan"
     ((path, found),) = store.failures().items()
-    assert (path, found["title"], found["detail"], found["waits"]) == (cell().path.as_posix(), "vib k=1 n=2", "Traceback ...", False)
+    assert (path, found["title"], found["detail"], found["waits"]) == (
+        cell().path.as_posix(),
+        "vib k=1 n=2",
+        "Traceback ...",
+        False,
+    )
     assert not store.is_done(cell())
     store.write(cell(), ROWS)
     assert store.failure(cell()) is None
@@ -137,7 +146,9 @@ def test_a_failure_is_kept_until_the_cell_is_made(store):
 
 def test_checkpoints(store):
     assert checkpoints.load(store.folder, cell()) is None
-    checkpoints.save(store.folder, cell(), {"a": np.eye(2, dtype=np.float32)}, {"rows": [{"epoch": 0, "loss": None}]})
+    checkpoints.save(
+        store.folder, cell(), {"a": np.eye(2, dtype=np.float32)}, {"rows": [{"epoch": 0, "loss": None}]}
+    )
     tensors, state = checkpoints.load(store.folder, cell())
     assert np.array_equal(tensors["a"], np.eye(2))
     assert state == {"rows": [{"epoch": 0, "loss": None}]}
@@ -150,7 +161,9 @@ def test_studies_keep_the_order_of_recording(store):
     store.record_study("b", {"name": "b"}, [cell()])
     store.record_study("a", {"name": "a"}, [])
     assert list(store.studies()) == ["b", "a"]
-    assert store.studies()["b"]["cells"] == [{"key": cell().key, "table": "training", "path": cell().path.as_posix()}]
+    assert store.studies()["b"]["cells"] == [
+        {"key": cell().key, "table": "training", "path": cell().path.as_posix()}
+    ]
 
 
 def test_a_damaged_study_is_named(store):

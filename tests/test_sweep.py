@@ -36,7 +36,10 @@ def test_two_ranks_train_what_one_does(tiny, tmp_path, ray_session, precision, r
 
 def test_ranks_without_a_share_take_part(tiny, tmp_path, ray_session):
     """Batches of 7 leave a last one of 1 image, fewer than ranks."""
-    one, two = run(tiny, tmp_path / "one", 0, batch_size=7), run(tiny, tmp_path / "two", 3, batch_size=7, workers=3)
+    one, two = (
+        run(tiny, tmp_path / "one", 0, batch_size=7),
+        run(tiny, tmp_path / "two", 3, batch_size=7, workers=3),
+    )
     a, b = (r.store.read(r.plan.base.cell)["loss"].to_pylist()[1:] for r in (one, two))
     assert a == pytest.approx(b, rel=1e-3)
 
@@ -88,5 +91,7 @@ def _with_marker(folder):
 def test_a_training_that_does_not_fit(tiny, tmp_path, ray_session):
     from harness.errors import HarnessError
 
-    with pytest.raises(HarnessError, match="a training of 3 workers with 1 cores each does not fit the 2 cores"):
+    with pytest.raises(
+        HarnessError, match="a training of 3 workers with 1 cores each does not fit the 2 cores"
+    ):
         run(tiny, tmp_path, 2, workers=3)

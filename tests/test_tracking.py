@@ -97,10 +97,21 @@ def test_one_run_a_network_with_its_parameters(store: Store) -> None:
         "seed": "0",
     }
     assert found["base"].data.params == {"training": "base", "train/epochs": "2", **shared}
-    assert found["vib k=2.5 n=10"].data.params == {"training": "vib", "k": "2.5", "n": "10", "train/epochs": "1", **shared}
+    assert found["vib k=2.5 n=10"].data.params == {
+        "training": "vib",
+        "k": "2.5",
+        "n": "10",
+        "train/epochs": "1",
+        **shared,
+    }
     adversarial = found["adversarial fgsm 8/255"].data.params
     assert adversarial.pop("training_epsilon") == f"{8 / 255:.10g}"
-    assert adversarial == {"training": "adversarial", "training_attack": "fgsm", "train/epochs": "1", **shared}
+    assert adversarial == {
+        "training": "adversarial",
+        "training_attack": "fgsm",
+        "train/epochs": "1",
+        **shared,
+    }
 
 
 def test_a_run_says_where_it_comes_from(store: Store) -> None:
@@ -118,9 +129,19 @@ def test_a_run_says_where_it_comes_from(store: Store) -> None:
 
 def test_accuracies_by_hand(store: Store) -> None:
     found = runs(store)
-    black_box = {name: value for name, value in found["vib k=1 n=10"].data.metrics.items() if not name.startswith("train/")}
+    black_box = {
+        name: value
+        for name, value in found["vib k=1 n=10"].data.metrics.items()
+        if not name.startswith("train/")
+    }
     # Image 0 falls to FGSM, image 1 to DeepFool: two of four withstand everything.
-    assert black_box == {"acc/clean": 1.0, "acc/fgsm_4_255": 0.75, "acc/fgsm_8_255": 0.75, "acc/deepfool": 0.75, "acc/_worst": 0.5}
+    assert black_box == {
+        "acc/clean": 1.0,
+        "acc/fgsm_4_255": 0.75,
+        "acc/fgsm_8_255": 0.75,
+        "acc/deepfool": 0.75,
+        "acc/_worst": 0.5,
+    }
     base = found["base"].data.metrics
     assert (base["acc/clean"], base["acc/deepfool"], base["acc/_worst"]) == (0.75, 0.5, 0.25)
 
@@ -141,7 +162,9 @@ def test_nothing_new_is_nothing_to_do(store: Store) -> None:
     """Without MLflow where the last sync left its mark, by comparing digests where it did not."""
     script = "import sys; from pathlib import Path; from harness import tracking; from harness.store import Store\n"
     script += "print(tracking.sync(Store(Path(sys.argv[1])), 'mini'), 'mlflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script, str(store.root)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(store.root)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["0", "False"]
     before = {run.info.run_id for run in runs(store).values()}
     (store.root / "studies" / ".mini.tracked").unlink()
@@ -150,7 +173,9 @@ def test_nothing_new_is_nothing_to_do(store: Store) -> None:
 
 
 def test_only_the_run_whose_cells_changed_is_made_anew(store: Store) -> None:
-    removed = next(e.cell for e in PLAN.black_box if e.network.cell is VIB and e.cell.columns["attack"] == "deepfool")
+    removed = next(
+        e.cell for e in PLAN.black_box if e.network.cell is VIB and e.cell.columns["attack"] == "deepfool"
+    )
     before = {name: run.info.run_id for name, run in runs(store).items()}
     (store.root / removed.path).unlink()
     assert tracking.sync(store, "mini") == 1
@@ -165,7 +190,9 @@ def test_only_the_run_whose_cells_changed_is_made_anew(store: Store) -> None:
 
 def test_runs_cut_off_or_no_longer_in_the_study_go(store: Store) -> None:
     mlflow, complete = client(store), runs(store)["base"]
-    half = mlflow.create_run(complete.info.experiment_id, tags=complete.data.tags, run_name="base").info.run_id
+    half = mlflow.create_run(
+        complete.info.experiment_id, tags=complete.data.tags, run_name="base"
+    ).info.run_id
     (store.root / "studies" / ".mini.tracked").unlink()
     assert tracking.sync(store, "mini") == 0
     assert mlflow.get_run(half).info.lifecycle_stage == "deleted"
@@ -187,12 +214,22 @@ def test_links_open_the_studys_runs(store: Store) -> None:
     }  # fmt: skip
     page, _, query = urlsplit(links["compare"]).fragment.partition("?")
     assert page == "/compare-runs"
-    ids = [found[name].info.run_id for name in ("base", "vib k=1 n=10", "vib k=2.5 n=10", "adversarial fgsm 8/255")]
+    ids = [
+        found[name].info.run_id
+        for name in ("base", "vib k=1 n=10", "vib k=2.5 n=10", "adversarial fgsm 8/255")
+    ]
     assert json.loads(parse_qs(query)["runs"][0]) == ids
     assert json.loads(parse_qs(query)["experiments"][0]) == [experiment]
-    assert links["runs"] == f"http://host:1/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=mini"
+    assert (
+        links["runs"]
+        == f"http://host:1/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=mini"
+    )
     view = json.loads(client(store).get_experiment(experiment).tags["mlflow.sharedViewState.mini"])
-    assert view["selectedColumns"][:3] == ["metrics.`acc/_worst`", "metrics.`acc/clean`", "metrics.`acc/deepfool`"]
+    assert view["selectedColumns"][:3] == [
+        "metrics.`acc/_worst`",
+        "metrics.`acc/clean`",
+        "metrics.`acc/deepfool`",
+    ]
 
 
 def test_mistakes_are_told(store: Store) -> None:
@@ -208,14 +245,18 @@ def test_a_deleted_database_is_rebuilt_by_two_at_once_without_a_word(store: Stor
     script = "import sys; from pathlib import Path; from harness import tracking; from harness.store import Store\n"
     script += "print(tracking.sync(Store(Path(sys.argv[1])), 'mini'))"
     command = [sys.executable, "-c", script, str(store.root)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     said = [process.communicate(timeout=60) for process in both]
     assert sorted(said) == [("0\n", ""), ("4\n", "")]
     found = runs(store)
     assert {name: (run.data.metrics, run.data.params) for name, run in found.items()} == {
         name: (data.metrics, data.params) for name, data in expected.items()
     }
-    assert {name: run.data.tags["digest"] for name, run in found.items()} == {name: data.tags["digest"] for name, data in expected.items()}
+    assert {name: run.data.tags["digest"] for name, run in found.items()} == {
+        name: data.tags["digest"] for name, data in expected.items()
+    }
 
 
 def test_a_database_deleted_under_a_running_process_is_rebuilt(store: Store) -> None:

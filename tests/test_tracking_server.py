@@ -50,11 +50,32 @@ def store(tmp_path: Path) -> Store:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server on the loopback, with a database of its own."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--default-artifact-root", str(folder / "artifacts")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+        "--default-artifact-root",
+        str(folder / "artifacts"),
+    ]
+    environment = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     with (folder / "log").open("w") as log:
-        child = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         for _ in range(600):
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
@@ -71,14 +92,18 @@ def runs(uri: str, store: Store) -> dict[str, Any]:
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
-    found = client.search_runs([e.experiment_id for e in client.search_experiments()], f'tags.owner = "{store.identity()}"')
+    found = client.search_runs(
+        [e.experiment_id for e in client.search_experiments()], f'tags.owner = "{store.identity()}"'
+    )
     assert len({run.info.run_name for run in found}) == len(found)
     return {run.info.run_name: run for run in found}
 
 
 def call(*arguments: object, **environment: str) -> tuple[int, str]:
     """Exit code and output of `harness ARGUMENTS`."""
-    outcome = CliRunner().invoke(main, [str(argument) for argument in arguments], env={"COLUMNS": "200", **environment})
+    outcome = CliRunner().invoke(
+        main, [str(argument) for argument in arguments], env={"COLUMNS": "200", **environment}
+    )
     if outcome.exception and not isinstance(outcome.exception, SystemExit):
         raise outcome.exception
     return outcome.exit_code, outcome.output
@@ -95,11 +120,19 @@ def test_a_server_has_the_same_runs_as_the_database(store: Store, server: str) -
     own, sent = runs(tracking.destination(store).uri, store), runs(server, store)
     assert sorted(own) == sorted(sent)
     for name in own:
-        assert (own[name].data.metrics, own[name].data.params) == (sent[name].data.metrics, sent[name].data.params)
-        assert (own[name].info.start_time, own[name].info.end_time) == (sent[name].info.start_time, sent[name].info.end_time)
+        assert (own[name].data.metrics, own[name].data.params) == (
+            sent[name].data.metrics,
+            sent[name].data.params,
+        )
+        assert (own[name].info.start_time, own[name].info.end_time) == (
+            sent[name].info.start_time,
+            sent[name].info.end_time,
+        )
     shown: list[dict[str, dict[str, str]]] = []
     ui.serve(store, on_ready=shown.append, uri=server)
-    assert shown[0]["mini"]["charts"].startswith(f"{server}/#/experiments/{sent['base'].info.experiment_id}/runs?")
+    assert shown[0]["mini"]["charts"].startswith(
+        f"{server}/#/experiments/{sent['base'].info.experiment_id}/runs?"
+    )
     assert sent["base"].info.run_id in shown[0]["mini"]["compare"]
     assert own["base"].info.run_id in tracking.links(store, "mini")["compare"]
 
@@ -111,11 +144,16 @@ def test_an_emptied_server_is_filled_again(store: Store, server: str) -> None:
     assert call("track", *options, HARNESS_TRACKING_URI=server) == (0, f"mini: 4 runs written to {server}\n")
     for run in runs(server, store).values():
         MlflowClient(server).delete_run(run.info.run_id)
-    assert call("track", "mini", *options, "--tracking-uri", server) == (0, f"mini: 4 runs written to {server}\n")
+    assert call("track", "mini", *options, "--tracking-uri", server) == (
+        0,
+        f"mini: 4 runs written to {server}\n",
+    )
     assert len(runs(server, store)) == 4
 
 
-def test_studies_of_one_name_in_two_folders_leave_each_other_alone(store: Store, server: str, tmp_path: Path) -> None:
+def test_studies_of_one_name_in_two_folders_leave_each_other_alone(
+    store: Store, server: str, tmp_path: Path
+) -> None:
     tracking.sync(store, "mini", server)
     before = {run.info.run_id for run in runs(server, store).values()}
     other = Store(tmp_path / "other").open()
@@ -157,7 +195,10 @@ def answering(status: int) -> Iterator[str]:
 
 @pytest.mark.parametrize("status", [200, 404, 500])
 def test_a_server_that_is_not_well(store: Store, status: int) -> None:
-    with answering(status) as uri, pytest.raises(TrackingError, match="MLflow cannot use 'http://127.0.0.1") as error:
+    with (
+        answering(status) as uri,
+        pytest.raises(TrackingError, match="MLflow cannot use 'http://127.0.0.1") as error,
+    ):
         tracking.sync(store, "mini", uri)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
@@ -220,7 +261,9 @@ def test_another_process_keeps_the_lock(store: Store, monkeypatch: pytest.Monkey
         tracking.sync(store, "mini")
 
 
-def test_a_root_that_is_no_local_folder_keeps_its_state_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_root_that_is_no_local_folder_keeps_its_state_at_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     remote = Store("s3://bucket/results")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     folder = tracking.state_folder(remote)
@@ -234,7 +277,18 @@ def test_a_root_that_is_no_local_folder_keeps_its_state_at_home(monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    "uri", ["ftp://host", "host:5000", "/some/folder", "file:///folder", "http://", "sqlite://", "databricks", "postgresql://host/x", ""]
+    "uri",
+    [
+        "ftp://host",
+        "host:5000",
+        "/some/folder",
+        "file:///folder",
+        "http://",
+        "sqlite://",
+        "databricks",
+        "postgresql://host/x",
+        "",
+    ],
 )
 def test_a_bad_uri_is_told_before_any_work(uri: str, tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="the tracking URI should be http://HOST:PORT"):

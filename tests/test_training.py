@@ -23,7 +23,9 @@ def network(data, seed=0):
 
 
 def inputs(data, **more):
-    return training.Inputs(torch.from_numpy(data.pixels), torch.from_numpy(data.labels), torch.from_numpy(data.ids), **more)
+    return training.Inputs(
+        torch.from_numpy(data.pixels), torch.from_numpy(data.labels), torch.from_numpy(data.ids), **more
+    )
 
 
 def train(data, spec, objective=None, epochs=None):
@@ -50,7 +52,10 @@ def test_equals_a_plain_loop(data):
             optimizer.step()
             losses.append(loss.item() * len(batch))
         assert run.rows[epoch]["loss"] == pytest.approx(sum(losses) / 40, rel=1e-6)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(run.network.parameters(), plain.parameters(), strict=True))
+    assert all(
+        torch.allclose(a, b, atol=1e-6)
+        for a, b in zip(run.network.parameters(), plain.parameters(), strict=True)
+    )
     accuracy = (networks.predict(plain, data.pixels, 8, CPU) == data.labels).mean()
     assert run.rows[2]["clean_accuracy"] == pytest.approx(accuracy)
     assert [row["epoch"] for row in run.rows] == [0, 1, 2]
@@ -59,7 +64,9 @@ def test_equals_a_plain_loop(data):
 
 def test_bfloat16_is_for_the_products_alone(data):
     """Close to float32 but not the same; what is kept is float32, in the usual layout."""
-    full, half = (train(data, TrainingSpec(epochs=3, batch_size=16, precision=p)) for p in ("float32", "bfloat16"))
+    full, half = (
+        train(data, TrainingSpec(epochs=3, batch_size=16, precision=p)) for p in ("float32", "bfloat16")
+    )
     losses = [[row["loss"] for row in run.rows[1:]] for run in (full, half)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
@@ -79,7 +86,10 @@ def test_an_interrupted_training_ends_bit_identical(data, precision):
     assert second.epoch == 2
     second.run_epoch()
     second.run_epoch()
-    assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), second.network.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.network.parameters(), second.network.parameters(), strict=True)
+    )
     assert [row["loss"] for row in whole.rows] == [row["loss"] for row in second.rows]
 
 
@@ -118,7 +128,9 @@ def test_peaks_of_devices(monkeypatch):
 
 def test_a_diverging_loss_is_an_error(data):
     objective = training.Objective(
-        40, lambda i, _: (torch.zeros(len(i), 1, 6, 6), torch.zeros(len(i))), lambda logits, _: logits.sum(1) * torch.nan
+        40,
+        lambda i, _: (torch.zeros(len(i), 1, 6, 6), torch.zeros(len(i))),
+        lambda logits, _: logits.sum(1) * torch.nan,
     )
     with pytest.raises(HarnessError, match="the loss of epoch 1 is nan"):
         train(data, TrainingSpec(epochs=1), objective)
@@ -140,7 +152,9 @@ SETTINGS = {"k": 2.0, "n": 3, "redraw": False, "seed": 7}
 def test_perturbations_have_the_bounds_spread(data):
     """Over many draws the noise of image i is N(0, d_i / (2 k)), and the mean image is the image."""
     distance = torch.linspace(0, 0.2, 40)
-    objective = defense.objective(inputs(data, distance=distance, teacher=torch.zeros(40, 3)), {**SETTINGS, "n": 400})
+    objective = defense.objective(
+        inputs(data, distance=distance, teacher=torch.zeros(40, 3)), {**SETTINGS, "n": 400}
+    )
     assert objective.samples == 40 * 400
     x, _ = objective.batch(torch.arange(40 * 400), 1)
     noise = x.view(400, 40, -1) - (torch.from_numpy(data.pixels).float() / 255).view(1, 40, -1)
@@ -158,7 +172,9 @@ def test_an_images_perturbations_come_back_every_epoch(defended):
     assert torch.equal(first, second)
     assert torch.equal(targets[:40], defended.teacher)
     assert torch.equal(first[[45]], objective.batch(torch.tensor([45]), 1)[0])
-    assert not torch.equal(first[1] - first[41], torch.zeros_like(first[1]))  # j = 0 and j = 1 of image 1 differ
+    assert not torch.equal(
+        first[1] - first[41], torch.zeros_like(first[1])
+    )  # j = 0 and j = 1 of image 1 differ
     redrawn = defense.objective(defended, {**SETTINGS, "redraw": True})
     again = [redrawn.batch(everything, epoch)[0] for epoch in (1, 2)]
     assert torch.equal(again[0], first)
@@ -168,11 +184,17 @@ def test_an_images_perturbations_come_back_every_epoch(defended):
 def test_a_perturbation_belongs_to_the_image_not_its_position(data, defended):
     some = np.array([3, 17, 30])
     taken = training.Inputs(
-        defended.pixels[some], defended.labels[some], defended.ids[some], distance=defended.distance[some], teacher=defended.teacher[some]
+        defended.pixels[some],
+        defended.labels[some],
+        defended.ids[some],
+        distance=defended.distance[some],
+        teacher=defended.teacher[some],
     )
     whole, part = defense.objective(defended, SETTINGS), defense.objective(taken, SETTINGS)
     for j in range(3):
-        assert torch.equal(whole.batch(torch.from_numpy(some) + 40 * j, 1)[0], part.batch(torch.arange(3) + 3 * j, 1)[0])
+        assert torch.equal(
+            whole.batch(torch.from_numpy(some) + 40 * j, 1)[0], part.batch(torch.arange(3) + 3 * j, 1)[0]
+        )
 
 
 def test_the_loss_is_kl_of_f1_to_f2(defended):

@@ -16,7 +16,9 @@ from harness.spec import NetworkSpec
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
 def test_vgg16(shape):
-    network = networks.build(NetworkSpec(architecture="vgg16"), images(0, 8, 2, shape=shape).pixels, 2, seed=0).eval()
+    network = networks.build(
+        NetworkSpec(architecture="vgg16"), images(0, 8, 2, shape=shape).pixels, 2, seed=0
+    ).eval()
     with torch.no_grad():
         assert network(torch.rand(2, *shape)).shape == (2, 2)
 
@@ -25,7 +27,9 @@ def test_vgg16(shape):
 def test_distinct_windows_train_as_their_copies_do(size):
     """Pooling to 7 x 7 and a linear layer, as torchvision has them: same outputs, gradients and weights after Adam's steps."""
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(5 * 49, 4)).double()
+    plain = nn.Sequential(
+        nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(5 * 49, 4)
+    ).double()
     short = copy.deepcopy(plain)
     alike = [vgg16._alike(side) for side in size]
     short[1], short[3] = vgg16._Windows(*alike), vgg16._WindowLinear(short[3], *alike).double()
@@ -42,7 +46,12 @@ def test_distinct_windows_train_as_their_copies_do(size):
         assert torch.allclose(plain[0].weight.grad, short[0].weight.grad)
     found = short.state_dict()
     assert all(torch.allclose(value, found[name], atol=1e-12) for name, value in plain.state_dict().items())
-    again = nn.Sequential(nn.Conv2d(3, 5, 1), vgg16._Windows(*alike), nn.Flatten(), vgg16._WindowLinear(nn.Linear(5 * 49, 4), *alike))
+    again = nn.Sequential(
+        nn.Conv2d(3, 5, 1),
+        vgg16._Windows(*alike),
+        nn.Flatten(),
+        vgg16._WindowLinear(nn.Linear(5 * 49, 4), *alike),
+    )
     again.double().load_state_dict(found)
     assert torch.allclose(again(x), plain(x))
     with pytest.raises(ValueError, match="images of another size"):
@@ -54,14 +63,23 @@ def test_vgg16_is_torchvisions(vgg_state, shape, trained):
     """Logits, and the gradients that attacks follow, in double; 2**20 weights are trained in the first linear layer, of 98."""
     from torchvision.models import vgg16
 
-    network = networks.build(NetworkSpec(architecture="vgg16"), images(0, 8, 2, shape=shape).pixels, 1000, seed=0).eval().double()
+    network = (
+        networks.build(NetworkSpec(architecture="vgg16"), images(0, 8, 2, shape=shape).pixels, 1000, seed=0)
+        .eval()
+        .double()
+    )
     network.body.vgg.load_state_dict(vgg_state)
     assert network.body.vgg.classifier[0].weight.numel() == trained * 2**20
     plain = vgg16(weights=None).eval().double()
     plain.load_state_dict(vgg_state)
     found = []
-    for forward in (network.body, lambda x: plain(F.pad(x.expand(-1, 3, -1, -1), (2, 2, 2, 2)) if len(x[0]) == 1 else x)):
-        x = torch.rand(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for forward in (
+        network.body,
+        lambda x: plain(F.pad(x.expand(-1, 3, -1, -1), (2, 2, 2, 2)) if len(x[0]) == 1 else x),
+    ):
+        x = torch.rand(
+            2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        ).requires_grad_()
         logits = forward(x)
         found.append((logits, *torch.autograd.grad(logits.square().sum(), x)))
     assert torch.allclose(found[0][0], found[1][0])
@@ -94,11 +112,16 @@ def test_pretrained_from_safetensors(tmp_path, vgg_state):
     grey = images(0, 8, 2, shape=(1, 28, 28)).pixels
     stored = networks.to_tensors(networks.build(spec, grey, 7, seed=0))
     moved = spec.model_copy(update={"weights": str(tmp_path / "gone")})
-    again = networks.from_tensors(networks.build(moved, grey, 7, seed=1, initial=False), stored, torch.device("cpu"))
+    again = networks.from_tensors(
+        networks.build(moved, grey, 7, seed=1, initial=False), stored, torch.device("cpu")
+    )
     assert all(np.array_equal(value, stored[name]) for name, value in networks.to_tensors(again).items())
     del vgg_state["features.0.bias"]
     save_file(vgg_state, path)
-    with pytest.raises(HarnessError, match=r"does not hold torchvision's VGG16: 1 tensors differ, the first is 'features.0.bias'"):
+    with pytest.raises(
+        HarnessError,
+        match=r"does not hold torchvision's VGG16: 1 tensors differ, the first is 'features.0.bias'",
+    ):
         networks.build(spec, images(0, 8, 2, shape=(3, 32, 32)).pixels, 7, seed=0)
 
 
@@ -110,7 +133,9 @@ def test_no_weights_and_no_network_names_the_way_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     spec = NetworkSpec(architecture="vgg16", pretrained=True)
-    with pytest.raises(HarnessError, match=r"no route to host.*network.weights=FILE.*network.pretrained=false"):
+    with pytest.raises(
+        HarnessError, match=r"no route to host.*network.weights=FILE.*network.pretrained=false"
+    ):
         vgg16.pretrained_digest(spec)
     with pytest.raises(HarnessError, match=r"no file 'nowhere'.*network.pretrained=false"):
         vgg16.pretrained_digest(NetworkSpec(architecture="vgg16", pretrained=True, weights="nowhere"))

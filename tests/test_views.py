@@ -59,15 +59,23 @@ def attack_rows(seed: int) -> dict[str, Any]:
 
 def evaluation_rows(right: int) -> dict[str, Any]:
     """``right`` of 10 images are classified correctly."""
-    return {"image_id": np.arange(IMAGES), "label": LABELS, "prediction": np.where(np.arange(IMAGES) < right, LABELS, 1 - LABELS)}
+    return {
+        "image_id": np.arange(IMAGES),
+        "label": LABELS,
+        "prediction": np.where(np.arange(IMAGES) < right, LABELS, 1 - LABELS),
+    }
 
 
 def right(cell: Cell) -> int:
     """A cell's count of correct images, made from what it is."""
     columns = cell.columns
     if columns["training"] == "vib" and columns["attack"] != "pgd":
-        return {"none": 8, "fgsm": 4, "deepfool": 5}[columns["attack"]] + int(columns["k"] > 1) * (columns["attack"] != "deepfool")
-    return {"none": 9, "fgsm": 3, "deepfool": 2, "pgd": 0}[columns["attack"]] + int(columns["training"] == "adversarial")
+        return {"none": 8, "fgsm": 4, "deepfool": 5}[columns["attack"]] + int(columns["k"] > 1) * (
+            columns["attack"] != "deepfool"
+        )
+    return {"none": 9, "fgsm": 3, "deepfool": 2, "pgd": 0}[columns["attack"]] + int(
+        columns["training"] == "adversarial"
+    )
 
 
 def fill(store: Store, made: spec.Study, keep: Callable[[Cell], bool] = lambda cell: True) -> Plan:
@@ -119,15 +127,21 @@ def values(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize(
-    ("hits", "n", "low", "high"), [(8, 10, 49.02, 94.33), (0, 10, 0, 27.75), (10, 10, 72.25, 100), (500, 1000, 46.91, 53.09)]
+    ("hits", "n", "low", "high"),
+    [(8, 10, 49.02, 94.33), (0, 10, 0, 27.75), (10, 10, 72.25, 100), (500, 1000, 46.91, 53.09)],
 )
 def test_wilson(full, hits, n, low, high):
-    assert values(full, f"select wilson_low({hits}, {n}), wilson_high({hits}, {n})") == pytest.approx((low, high), abs=0.006)
+    assert values(full, f"select wilson_low({hits}, {n}), wilson_high({hits}, {n})") == pytest.approx(
+        (low, high), abs=0.006
+    )
 
 
 def test_two_proportions(full):
     def differ(hits: int, n: int, paper_hits: int, paper_n: int) -> bool:
-        a, b = (f"100 * {h} / {m}, wilson_low({h}, {m}), wilson_high({h}, {m})" for h, m in ((hits, n), (paper_hits, paper_n)))
+        a, b = (
+            f"100 * {h} / {m}, wilson_low({h}, {m}), wilson_high({h}, {m})"
+            for h, m in ((hits, n), (paper_hits, paper_n))
+        )
         return values(full, f"select two_proportions_differ({a}, {b})")[0]
 
     # Newcombe 1998, table II, 56/70 against 48/80: the difference is 0.0524 to 0.3339; 9/10 against 3/10: 0.1705 to 0.8090.
@@ -139,7 +153,12 @@ def test_two_proportions(full):
 
 
 def test_base_views(full):
-    assert values(full, "select count(*), count(distinct cell), min(study), min(dataset) from bound") == (40, 2, "small", "cifar10")
+    assert values(full, "select count(*), count(distinct cell), min(study), min(dataset) from bound") == (
+        40,
+        2,
+        "small",
+        "cifar10",
+    )
     assert rows(full, "select distinct split, attack from attack order by all") == [
         {"split": "test", "attack": "deepfool"}, {"split": "test", "attack": "fgsm"}, {"split": "train", "attack": "fgsm"},
     ]  # fmt: skip
@@ -172,7 +191,9 @@ def test_folders_above_the_root_are_not_columns(tmp_path):
 def test_unnamed_files_are_left_out(store):
     fill(store, study())
     (before,) = values(connect(store), "select count(*) from bound")
-    store.write(Cell("bound", {"dataset": "cifar10", "split": "train"}, {}, {"of": "an older study"}), bound_rows(0))
+    store.write(
+        Cell("bound", {"dataset": "cifar10", "split": "train"}, {}, {"of": "an older study"}), bound_rows(0)
+    )
     assert values(connect(store), "select count(*) from bound") == (before,)
 
 
@@ -189,7 +210,11 @@ def test_two_studies_share_cells_and_do_not_mix(store):
         {"study": "one", "n": 10}, {"study": "two", "n": 0},
     ]  # fmt: skip
     cells = len(plan(other, "", None).cells()) + 4
-    assert values(connect(store, "two"), "select count(*), min(study), max(study) from cells") == (cells, "two", "two")
+    assert values(connect(store, "two"), "select count(*), min(study), max(study) from cells") == (
+        cells,
+        "two",
+        "two",
+    )
     titles = [table.title for table in tables(both)]
     assert "Table V: black box, another, study two" in titles and len(titles) == 10
 
@@ -219,9 +244,16 @@ def test_table2(full):
     distance = bound_rows(0)["distance"]
     for kind, part in (("other_class", distance[:IMAGES]), ("any_class", distance[IMAGES:])):
         for k in (1.0, 2.0, 2.5, 3.0):
-            found = values(full, f"select sigma_min, sigma_mean, sigma_max from table2 where neighbours = '{kind}' and k = {k}")
+            found = values(
+                full,
+                f"select sigma_min, sigma_mean, sigma_max from table2 where neighbours = '{kind}' and k = {k}",
+            )
             assert found == pytest.approx((part.min() / 2 / k, part.mean() / 2 / k, part.max() / 2 / k))
-    assert values(full, "select distinct paper_min, paper_mean, paper_max from table2 where k = 2.5") == (0.004, 0.025, 0.051)
+    assert values(full, "select distinct paper_min, paper_mean, paper_max from table2 where k = 2.5") == (
+        0.004,
+        0.025,
+        0.051,
+    )
     assert values(full, "select count(*) from table2") == (8,)
 
 
@@ -236,21 +268,33 @@ def test_class_distance(full):
 def test_effectiveness_and_magnitude(full):
     grid = plan(study(), "fingerprint", None)
     seeds = {cell.key: position for position, cell in enumerate(grid.cells())}
-    mean_sigma, own_sigma = bound_rows(0)["distance"][:IMAGES].mean() / 4, bound_rows(1)["distance"][:IMAGES] / 4
+    mean_sigma, own_sigma = (
+        bound_rows(0)["distance"][:IMAGES].mean() / 4,
+        bound_rows(1)["distance"][:IMAGES] / 4,
+    )
     found = rows(full, "from table3")
-    assert [(row["attack"], row["epsilon"]) for row in found] == [("fgsm", EPSILONS[0]), ("fgsm", EPSILONS[1]), ("deepfool", None)]
+    assert [(row["attack"], row["epsilon"]) for row in found] == [
+        ("fgsm", EPSILONS[0]),
+        ("fgsm", EPSILONS[1]),
+        ("deepfool", None),
+    ]
     cells = [cell for attack in grid.attacks if attack.split == "test" for cell in attack.cells]
     for cell, row in zip(cells, found, strict=True):
         made = attack_rows(seeds[cell.key])
         fooled, l1 = made["predicted"] != made["adversarial_predicted"], made["mean_l1"]
         assert (row["images"], row["paper"]) == (IMAGES, "unreadable")
-        assert row["fooled"] == pytest.approx(100 * fooled.mean()) and row["mean_l1"] == pytest.approx(l1.mean())
+        assert row["fooled"] == pytest.approx(100 * fooled.mean()) and row["mean_l1"] == pytest.approx(
+            l1.mean()
+        )
         assert row["mean_sigma"] == pytest.approx(mean_sigma)
         assert row["within_mean_sigma"] == pytest.approx(100 * (l1 <= mean_sigma).mean())
         assert row["within_own_sigma"] == pytest.approx(100 * (l1 <= own_sigma).mean())
         assert row["effective_mean"] == pytest.approx(100 * (fooled & (l1 <= mean_sigma)).mean())
         assert row["effective_own"] == pytest.approx(100 * (fooled & (l1 <= own_sigma)).mean())
-        bins = rows(full, f"from magnitude where attack = '{row['attack']}' and same_epsilon(epsilon, {row['epsilon'] or 'null'})")
+        bins = rows(
+            full,
+            f"from magnitude where attack = '{row['attack']}' and same_epsilon(epsilon, {row['epsilon'] or 'null'})",
+        )
         assert [each["images"] for each in bins] == np.histogram(l1, bins=20, range=(0, l1.max()))[0].tolist()
 
 
@@ -258,14 +302,19 @@ def test_effectiveness_without_a_bound_is_null_not_zero(store):
     fill(store, study(), lambda cell: cell.table == "attack")
     row = rows(connect(store), "from effectiveness where attack = 'deepfool'")[0]
     assert row["images"] == IMAGES and row["fooled"] is not None
-    assert [row[name] for name in ("within_mean_sigma", "within_own_sigma", "effective_mean", "effective_own")] == [None] * 4
+    assert [
+        row[name] for name in ("within_mean_sigma", "within_own_sigma", "effective_mean", "effective_own")
+    ] == [None] * 4
 
 
 # --- accuracies -------------------------------------------------------------------------------------
 
 
 def test_black_box_beside_the_paper(full):
-    row = rows(full, "from table5 where training = 'vib' and k = 2.5 and n = 20 and attack = 'fgsm' and epsilon < .01")[0]
+    row = rows(
+        full,
+        "from table5 where training = 'vib' and k = 2.5 and n = 20 and attack = 'fgsm' and epsilon < .01",
+    )[0]
     assert (row["images"], row["accuracy"], row["paper"]) == (10, 50.0, 82.51)
     assert (row["low"], row["high"]) == pytest.approx((23.66, 76.34), abs=0.01)
     assert row["differs"]  # 5 of 10 against 8251 of 10000
@@ -274,7 +323,9 @@ def test_black_box_beside_the_paper(full):
     assert [each["paper"] for each in clean] == [83.91, 87.52, 88.41, 87.27, 88.64]
     assert [each["differs"] for each in clean] == [False] * 5
     # The paper has no FGSM of 0.3 on CIFAR-10; adversarial trainings are in black_box, not in Table V.
-    assert values(full, "select count(*), count(paper), count(differs) from black_box where epsilon > .2") == (6, 0, 0)
+    assert values(
+        full, "select count(*), count(paper), count(differs) from black_box where epsilon > .2"
+    ) == (6, 0, 0)
     assert values(full, "select count(*) from table5") == (20,)
     assert query(full, "from table4").num_rows == query(full, "from table6").num_rows == 0
 
@@ -290,19 +341,41 @@ def test_plan_order(full):
 
 
 def test_jpeg_copies_stand_beside_cifar10(store):
-    fill(store, study("copies", source="parquet", folder="/data/cifar10-jpeg", title="CIFAR-10 (JPEG copies)", paper="cifar10"))
+    fill(
+        store,
+        study(
+            "copies",
+            source="parquet",
+            folder="/data/cifar10-jpeg",
+            title="CIFAR-10 (JPEG copies)",
+            paper="cifar10",
+        ),
+    )
     connection = connect(store)
-    assert values(connection, "select distinct dataset, paper_dataset from table5") == ("cifar10-jpeg", "cifar10")
-    assert values(connection, "select paper from table5 where training = 'base' and attack = 'deepfool'") == (31.67,)
-    assert [table.title for table in tables(connection, ("table5",))] == ["Table V: black box, CIFAR-10 (JPEG copies)"]
+    assert values(connection, "select distinct dataset, paper_dataset from table5") == (
+        "cifar10-jpeg",
+        "cifar10",
+    )
+    assert values(connection, "select paper from table5 where training = 'base' and attack = 'deepfool'") == (
+        31.67,
+    )
+    assert [table.title for table in tables(connection, ("table5",))] == [
+        "Table V: black box, CIFAR-10 (JPEG copies)"
+    ]
 
 
 def test_table7(full):
     found = rows(full, "from table7")
-    assert [(row["training"], row["k"], row["n"]) for row in found[:8:4]] == [("adversarial", None, None), ("vib", 2.5, 10)]
+    assert [(row["training"], row["k"], row["n"]) for row in found[:8:4]] == [
+        ("adversarial", None, None),
+        ("vib", 2.5, 10),
+    ]
     adversarial = {(row["attack"], row["epsilon"]): row for row in found if row["training"] == "adversarial"}
     assert {row["training_attack"] for row in adversarial.values()} == {"fgsm"}
-    assert (adversarial["fgsm", EPSILONS[0]]["accuracy"], adversarial["fgsm", EPSILONS[0]]["paper"]) == (40, 82.54)
+    assert (adversarial["fgsm", EPSILONS[0]]["accuracy"], adversarial["fgsm", EPSILONS[0]]["paper"]) == (
+        40,
+        82.54,
+    )
     assert (adversarial["deepfool", None]["accuracy"], adversarial["deepfool", None]["paper"]) == (30, 83.06)
     best = {(row["attack"], row["epsilon"]): row for row in found if row["training"] == "vib_best"}
     # The largest in each column, the first of the study's order on ties; the paper's row 'Proposed' stands beside it.
@@ -317,16 +390,22 @@ def test_white_box(full):
     assert [(row["training"], row["k"], row["divisor"]) for row in found] == [
         ("base", None, 4), ("base", None, 10), ("vib", 2.5, 4), ("vib", 2.5, 10),
     ]  # fmt: skip
-    assert all(row["images"] == 10 and row["paper"] == "unreadable" and row["epsilon"] == 8 / 255 for row in found)
-    assert (found[0]["accuracy"], found[0]["low"]) == (0, pytest.approx(0, abs=1e-6)) and found[0]["high"] == pytest.approx(27.75, abs=0.01)
+    assert all(
+        row["images"] == 10 and row["paper"] == "unreadable" and row["epsilon"] == 8 / 255 for row in found
+    )
+    assert (found[0]["accuracy"], found[0]["low"]) == (0, pytest.approx(0, abs=1e-6)) and found[0][
+        "high"
+    ] == pytest.approx(27.75, abs=0.01)
 
 
 def test_holes(store):
-    fill(store, study(), lambda cell: (cell.columns.get("k"), cell.columns.get("attack")) != (1.0, "deepfool"))
+    fill(
+        store, study(), lambda cell: (cell.columns.get("k"), cell.columns.get("attack")) != (1.0, "deepfool")
+    )
     connection = connect(store)
-    assert rows(connection, "select n, images, accuracy, low, differs from table5 where accuracy is null order by n") == [
-        {"n": n, "images": 0, "accuracy": None, "low": None, "differs": None} for n in (10, 20)
-    ]
+    assert rows(
+        connection, "select n, images, accuracy, low, differs from table5 where accuracy is null order by n"
+    ) == [{"n": n, "images": 0, "accuracy": None, "low": None, "differs": None} for n in (10, 20)]
     # The trainings themselves were never written here.
     assert rows(connection, 'select "table", count(*) as n from missing group by all order by all') == [
         {"table": "evaluation", "n": 2}, {"table": "training", "n": 6},
@@ -372,11 +451,16 @@ def test_allowed(full, sql):
 
 
 def test_paper(full):
-    assert values(full, "select count(*), count(distinct (dataset, training, k, n, attack, epsilon)) from paper_black_box") == (299, 299)
+    assert values(
+        full,
+        "select count(*), count(distinct (dataset, training, k, n, attack, epsilon)) from paper_black_box",
+    ) == (299, 299)
     assert rows(full, "select dataset, count(*) as n from paper_black_box group by all order by all") == [
         {"dataset": "cifar10", "n": 104}, {"dataset": "mnist", "n": 91}, {"dataset": "tinyimagenet", "n": 104},
     ]  # fmt: skip
-    assert values(full, "select count(*) from paper_table2") == (12,) and values(full, "select count(*) from paper_table7") == (24,)
+    assert values(full, "select count(*) from paper_table2") == (12,) and values(
+        full, "select count(*) from paper_table7"
+    ) == (24,)
     # The row 'Proposed' of Table VII is the largest of each block of Table V.
     assert values(
         full,

@@ -42,7 +42,13 @@ ATTACKS: dict[str, Attack] = {
 
 
 def perturb(
-    network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: AttackSpec, seed: int, batch_size: int = 128
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    settings: AttackSpec,
+    seed: int,
+    batch_size: int = 128,
 ) -> list[Tensor]:
     """The adversarial images of one attack: float32 [B, C, H, W] in [0, 1] on the images' device.
 
@@ -57,17 +63,26 @@ def perturb(
     if method not in ATTACKS:
         raise ValueError(f"unknown attack method '{method}'{did_you_mean(str(method), ATTACKS)}")
     _check_inputs(network, images, labels, ids)
-    images = images.detach().flatten(1).view(images.shape)  # strides as of a new tensor: kernels are chosen by them
+    images = (
+        images.detach().flatten(1).view(images.shape)
+    )  # strides as of a new tensor: kernels are chosen by them
     with torch.enable_grad(), frozen(network):
-        result = [batch.detach() for batch in ATTACKS[method](network, images, labels, ids, settings, seed, batch_size)]
+        result = [
+            batch.detach()
+            for batch in ATTACKS[method](network, images, labels, ids, settings, seed, batch_size)
+        ]
     epsilons: tuple[float | None, ...] = getattr(settings, "epsilon", (None,))
     for batch, epsilon in zip(result, epsilons, strict=True):
         if batch.shape != images.shape or batch.dtype != torch.float32 or batch.device != images.device:
-            raise RuntimeError(f"{method} returned {batch.dtype} {tuple(batch.shape)} on {batch.device}, unlike the images it was given")
+            raise RuntimeError(
+                f"{method} returned {batch.dtype} {tuple(batch.shape)} on {batch.device}, unlike the images it was given"
+            )
         if not (batch.min() >= 0 and batch.max() <= 1):
             raise RuntimeError(f"{method} returned values that are not finite or not in [0, 1]")
         if epsilon is not None and (batch - images).abs().max() > epsilon + _LINF_TOLERANCE:
-            raise RuntimeError(f"{method} left the l-inf ball of radius {epsilon}: {(batch - images).abs().max().item()}")
+            raise RuntimeError(
+                f"{method} left the l-inf ball of radius {epsilon}: {(batch - images).abs().max().item()}"
+            )
     return result
 
 
@@ -78,7 +93,9 @@ def norms(images: Tensor, adversarial: Tensor) -> dict[str, np.ndarray]:
     over the values; ``linf`` largest absolute change. Raises ValueError where the shapes differ.
     """
     if images.shape != adversarial.shape:
-        raise ValueError(f"images and adversarial images differ in shape: {tuple(images.shape)} and {tuple(adversarial.shape)}")
+        raise ValueError(
+            f"images and adversarial images differ in shape: {tuple(images.shape)} and {tuple(adversarial.shape)}"
+        )
     change = (adversarial.detach().cpu().double() - images.detach().cpu().double()).abs().flatten(1).numpy()
     return {
         "l0": np.count_nonzero(change, axis=1).astype(np.int32),
@@ -91,7 +108,9 @@ def norms(images: Tensor, adversarial: Tensor) -> dict[str, np.ndarray]:
 def _check_inputs(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor) -> None:
     """ValueError for anything that would make an attack mean something else than it says."""
     if images.dtype != torch.float32 or images.ndim != 4 or not images.numel():
-        raise ValueError(f"images must be float32 [B, C, H, W] and not empty, got {images.dtype} {tuple(images.shape)}")
+        raise ValueError(
+            f"images must be float32 [B, C, H, W] and not empty, got {images.dtype} {tuple(images.shape)}"
+        )
     if not (images.min() >= 0 and images.max() <= 1):
         raise ValueError(f"images must lie in [0, 1], got {images.min().item()} to {images.max().item()}")
     for name, value in (("labels", labels), ("ids", ids)):
@@ -99,12 +118,18 @@ def _check_inputs(network: nn.Module, images: Tensor, labels: Tensor, ids: Tenso
             came = f"{value.dtype} {tuple(value.shape)} on {value.device}"
             raise ValueError(f"{name} must be int64 [{len(images)}] on {images.device}, got {came}")
     if any(module.training for module in network.modules()):
-        raise ValueError("the network must be in eval mode: dropout and batch statistics would tie images together")
+        raise ValueError(
+            "the network must be in eval mode: dropout and batch statistics would tie images together"
+        )
     with torch.no_grad():
         logits = network(images[:1])
     if logits.ndim != 2 or not logits.isfinite().all():
-        raise ValueError(f"the network must return finite logits [B, classes], got {tuple(logits.shape)}: {logits.flatten()[:4].tolist()}")
+        raise ValueError(
+            f"the network must return finite logits [B, classes], got {tuple(logits.shape)}: {logits.flatten()[:4].tolist()}"
+        )
     if (logits >= 0).all() and abs(logits.sum().item() - 1) < 1e-5:
         raise ValueError("the network must return logits, and these look like probabilities")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(f"labels must be 0 to {logits.shape[1] - 1}, got {labels.min().item()} to {labels.max().item()}")
+        raise ValueError(
+            f"labels must be 0 to {logits.shape[1] - 1}, got {labels.min().item()} to {labels.max().item()}"
+        )

@@ -12,7 +12,15 @@ from harness.spec import CwL2
 _TANH_MARGIN = 0.999999  # Carlini's code: pixels at 0 and 1 stay at a finite place of tanh space
 
 
-def cw_l2(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: CwL2, seed: int, batch_size: int) -> list[Tensor]:
+def cw_l2(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    settings: CwL2,
+    seed: int,
+    batch_size: int,
+) -> list[Tensor]:
     """Carlini & Wagner 2017, l2 (section VI-A), untargeted, with a binary search over c for each image.
 
     minimise |x - image|^2 + c * max(logit[label] - max of the others + confidence, 0), x = (tanh(w) + 1) / 2.
@@ -27,7 +35,10 @@ def cw_l2(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, setti
     is judged in the second half of its steps; and while nothing succeeds constants grow threefold, not tenfold.
     """
     through = differentiable(network, settings.gradients)
-    check_every, judged_from = math.ceil(settings.steps / 10), settings.steps // 2 if settings.warm_start else 0
+    check_every, judged_from = (
+        math.ceil(settings.steps / 10),
+        settings.steps // 2 if settings.warm_start else 0,
+    )
 
     def step(state: State) -> tuple[State, Tensor]:
         s, now = dict(state), state["step"]
@@ -43,7 +54,9 @@ def cw_l2(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, setti
             nearer = left & (square < s["best_square"])
             if through is not network and nearer.any():
                 rows = nearer.nonzero()[:, 0]
-                nearer[rows] = left[rows] = margin(network(x[rows]), s["label"][rows]) + settings.confidence < 0
+                nearer[rows] = left[rows] = (
+                    margin(network(x[rows]), s["label"][rows]) + settings.confidence < 0
+                )
             s["found"] = s["found"] | left & (now >= judged_from)
             s["best"] = torch.where(_wide(nearer), x, s["best"])
             s["best_square"] = torch.where(nearer, square, s["best_square"])
@@ -62,16 +75,24 @@ def cw_l2(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, setti
         return s, s["search"] == settings.binary_search_steps
 
     with torch.no_grad():
-        attacked = (margin(logits(network, images, batch_size), labels) + settings.confidence >= 0).nonzero()[:, 0]
+        attacked = (margin(logits(network, images, batch_size), labels) + settings.confidence >= 0).nonzero()[
+            :, 0
+        ]
     best = images.clone()
     if len(attacked):
-        best[attacked] = compacted(_start(images[attacked], labels[attacked], settings.initial_constant), batch_size, step)["best"]
+        best[attacked] = compacted(
+            _start(images[attacked], labels[attacked], settings.initial_constant), batch_size, step
+        )["best"]
     return [best]
 
 
 def _start(clean: Tensor, label: Tensor, constant: float) -> State:
     """Each image before its first step with its first constant."""
-    infinite, zero, w = torch.full_like(clean[:, 0, 0, 0], torch.inf), torch.zeros_like(label), _in_tanh_space(clean)
+    infinite, zero, w = (
+        torch.full_like(clean[:, 0, 0, 0], torch.inf),
+        torch.zeros_like(label),
+        _in_tanh_space(clean),
+    )
     return {
         "clean": clean, "label": label, "best": clean, "best_square": infinite,
         "constant": torch.full_like(infinite, constant), "lower": torch.zeros_like(infinite), "upper": infinite, "search": zero,
@@ -84,7 +105,9 @@ def _next_constant(state: State, ended: Tensor, warm_start: bool) -> State:
     s = dict(state)
     s["upper"] = torch.where(ended & s["found"], s["constant"], s["upper"])
     s["lower"] = torch.where(ended & ~s["found"], s["constant"], s["lower"])
-    following = torch.where(s["upper"].isinf(), s["constant"] * (3 if warm_start else 10), (s["lower"] + s["upper"]) / 2)
+    following = torch.where(
+        s["upper"].isinf(), s["constant"] * (3 if warm_start else 10), (s["lower"] + s["upper"]) / 2
+    )
     s["constant"] = torch.where(ended, following, s["constant"])
     s["search"] = s["search"] + ended
     s["step"], s["found"] = s["step"].masked_fill(ended, 0), s["found"] & ~ended

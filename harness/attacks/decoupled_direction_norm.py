@@ -10,7 +10,9 @@ from harness.attacks.gradients import differentiable, input_gradient
 from harness.spec import Ddn
 
 
-def ddn(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: Ddn, seed: int, batch_size: int) -> list[Tensor]:
+def ddn(
+    network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: Ddn, seed: int, batch_size: int
+) -> list[Tensor]:
     """Decoupled direction and norm, l2: Rony et al. 2019, algorithm 1, without its quantisation.
 
     Each step follows the cross-entropy's gradient, normalised, its length falling from 1 to .01 by a
@@ -43,7 +45,9 @@ def _ddn(network: nn.Module, through: nn.Module, images: Tensor, labels: Tensor,
             best_norm = torch.where(nearer, now, best_norm)
             length = 0.01 + 0.99 * (1 + math.cos(math.pi * step / settings.steps)) / 2
             delta = delta + length * _unit(gradient)
-            norm = torch.minimum(norm * torch.where(adversarial, 1 - settings.gamma, 1 + settings.gamma), largest)
+            norm = torch.minimum(
+                norm * torch.where(adversarial, 1 - settings.gamma, 1 + settings.gamma), largest
+            )
             delta = (images + norm[:, None, None, None] * _unit(delta)).clamp(0, 1) - images
     return best
 

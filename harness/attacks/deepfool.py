@@ -16,7 +16,13 @@ _FEW = 2  # images with no more classes to look at than this have backward passe
 
 
 def deepfool(
-    network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: DeepFool, seed: int, batch_size: int
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    settings: DeepFool,
+    seed: int,
+    batch_size: int,
 ) -> list[Tensor]:
     """DeepFool, l2: Moosavi-Dezfooli et al. 2016, algorithm 2, over all classes, each step clipped to [0, 1].
 
@@ -51,10 +57,24 @@ def deepfool(
     moved, found = images.clone(), logits(network, images, batch_size)
     staying = (found.argmax(1) == labels).nonzero()[:, 0]
     if len(staying):
-        clean, steps, length = images[staying], torch.zeros_like(staying), torch.full_like(found[staying, 1:], torch.inf)
-        start = {"x": clean, "clean": clean, "total": torch.zeros_like(clean), "label": labels[staying], "logits": found[staying]}
+        clean, steps, length = (
+            images[staying],
+            torch.zeros_like(staying),
+            torch.full_like(found[staying, 1:], torch.inf),
+        )
+        start = {
+            "x": clean,
+            "clean": clean,
+            "total": torch.zeros_like(clean),
+            "label": labels[staying],
+            "logits": found[staying],
+        }
         moved[staying] = compacted(start | {"length": length, "steps": steps}, batch_size, step)["x"]
-    return [moved if settings.rule == "authors" else (images + (1 + settings.overshoot) * (moved - images)).clamp(0, 1)]
+    return [
+        moved
+        if settings.rule == "authors"
+        else (images + (1 + settings.overshoot) * (moved - images)).clamp(0, 1)
+    ]
 
 
 def _leads(logits: Tensor, labels: Tensor) -> Tensor:
@@ -64,7 +84,13 @@ def _leads(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _to_nearest(
-    network: nn.Module, rule: Literal["art", "authors"], x: Tensor, labels: Tensor, f: Tensor, wanted: Tensor, length: Tensor
+    network: nn.Module,
+    rule: Literal["art", "authors"],
+    x: Tensor,
+    labels: Tensor,
+    f: Tensor,
+    wanted: Tensor,
+    length: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The step to the nearest linearised boundary [B, C, H, W], and the gradients' lengths [B, classes - 1] as far as they are known.
 
@@ -76,7 +102,12 @@ def _to_nearest(
     leads, last = _leads(network(x), labels).gather(1, order), order.shape[1] - 1
     w = torch.stack([input_gradient(-leads[:, k].sum(), x, keep_graph=k < last) for k in range(last + 1)], 1)
     with torch.no_grad():
-        f, counts, size, rows = f.gather(1, order), wanted.gather(1, order), w.flatten(2).norm(dim=2), torch.arange(len(x), device=x.device)
+        f, counts, size, rows = (
+            f.gather(1, order),
+            wanted.gather(1, order),
+            w.flatten(2).norm(dim=2),
+            torch.arange(len(x), device=x.device),
+        )
         length = length.scatter(1, order, torch.where(counts, size, length.gather(1, order)))
         nearest = (f / (size + _TOLERANCE)).masked_fill(~counts, torch.inf).argmin(1)
         f, size, w = f[rows, nearest], size[rows, nearest], w[rows, nearest]

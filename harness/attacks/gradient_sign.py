@@ -12,14 +12,26 @@ from harness.attacks.gradients import differentiable, input_gradient, logits
 from harness.spec import Fgsm, Pgd
 
 
-def fgsm(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: Fgsm, seed: int, batch_size: int) -> list[Tensor]:
+def fgsm(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    settings: Fgsm,
+    seed: int,
+    batch_size: int,
+) -> list[Tensor]:
     """Fast gradient sign method: Goodfellow et al. 2015, section 4. One gradient serves all epsilons."""
     batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    direction = torch.cat([_ascent(network, batch.clone().requires_grad_(), label)[0] for batch, label in batches])
+    direction = torch.cat(
+        [_ascent(network, batch.clone().requires_grad_(), label)[0] for batch, label in batches]
+    )
     return [(images + epsilon * direction).clamp(0, 1) for epsilon in settings.epsilon]
 
 
-def pgd(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: Pgd, seed: int, batch_size: int) -> list[Tensor]:
+def pgd(
+    network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: Pgd, seed: int, batch_size: int
+) -> list[Tensor]:
     """Projected gradient descent, l-inf: Madry et al. 2018, section 2.1.
 
     The random start is x + U(-epsilon, epsilon), drawn by (seed, image id, restart): the same for every
@@ -46,7 +58,14 @@ def pgd(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, setting
 
 
 def _foolbox(
-    network: nn.Module, through: nn.Module, clean: Tensor, start: Tensor, labels: Tensor, epsilon: float, settings: Pgd, batch_size: int
+    network: nn.Module,
+    through: nn.Module,
+    clean: Tensor,
+    start: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    settings: Pgd,
+    batch_size: int,
 ) -> Tensor:
     """Foolbox's PGD from ``start``: every image takes all steps."""
     from eagerpy.astensor import astensor
@@ -58,7 +77,9 @@ def _foolbox(
         """Foolbox draws its start from torch's global generator, by position."""
 
         def __init__(self, at: Tensor) -> None:
-            super().__init__(abs_stepsize=epsilon / settings.step_divisor, steps=settings.steps, random_start=True)
+            super().__init__(
+                abs_stepsize=epsilon / settings.step_divisor, steps=settings.steps, random_start=True
+            )
             self._at = at
 
         def get_random_start(self, x0: Any, epsilon: float) -> Any:
@@ -67,16 +88,30 @@ def _foolbox(
     model = PyTorchModel(through, bounds=(0, 1), device=clean.device)
     # run(), not attack(): the latter spends further passes on telling which images were fooled.
     batches = zip(clean.split(batch_size), start.split(batch_size), labels.split(batch_size), strict=True)
-    return torch.cat([Started(at).run(model, x, Misclassification(label), epsilon=epsilon) for x, at, label in batches])
+    return torch.cat(
+        [Started(at).run(model, x, Misclassification(label), epsilon=epsilon) for x, at, label in batches]
+    )
 
 
 def _early_stop(
-    network: nn.Module, through: nn.Module, clean: Tensor, start: Tensor, labels: Tensor, epsilon: float, settings: Pgd, batch_size: int
+    network: nn.Module,
+    through: nn.Module,
+    clean: Tensor,
+    start: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    settings: Pgd,
+    batch_size: int,
 ) -> Tensor:
     """Foolbox's steps, but an image stays where it first fools the network."""
 
     def step(state: State) -> tuple[State, Tensor]:
-        x, clean, label, steps = state["x"].requires_grad_(), state["clean"], state["label"], state["steps"] + 1
+        x, clean, label, steps = (
+            state["x"].requires_grad_(),
+            state["clean"],
+            state["label"],
+            state["steps"] + 1,
+        )
         direction, found = _ascent(through, x, label)
         with torch.no_grad():
             fooled = found.argmax(1) != label

@@ -20,7 +20,15 @@ def jsma_targets(labels: Tensor, ids: Tensor, classes: int, seed: int) -> Tensor
     return (labels + 1 + (draw * (classes - 1)).long()) % classes
 
 
-def jsma(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: Jsma, seed: int, batch_size: int) -> list[Tensor]:
+def jsma(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    settings: Jsma,
+    seed: int,
+    batch_size: int,
+) -> list[Tensor]:
     """Saliency map attack by ART's rule (``SaliencyMapMethod``): not Papernot's, see ``jsma_pairs``.
 
     Each step moves by theta the two values with the largest gradient of the target's logit among
@@ -35,7 +43,9 @@ def jsma(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settin
         gradient = input_gradient(logits.gather(1, target[:, None]).sum(), x) * sign
         with torch.no_grad():
             free, changed = x != saturated, (x != clean).sum(1)
-            going = (logits.argmax(1) != target) & (changed.double() / x.shape[1] <= settings.gamma) & free.any(1)
+            going = (
+                (logits.argmax(1) != target) & (changed.double() / x.shape[1] <= settings.gamma) & free.any(1)
+            )
             pair = gradient.masked_fill(~free, -torch.inf).topk(2, dim=1).indices
             x = torch.where(going[:, None], _moved(x, pair, settings.theta), x)
         return {"x": x, "clean": clean, "target": target}, ~going
@@ -46,7 +56,13 @@ def jsma(network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settin
 
 
 def jsma_pairs(
-    network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: JsmaPairs, seed: int, batch_size: int
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    settings: JsmaPairs,
+    seed: int,
+    batch_size: int,
 ) -> list[Tensor]:
     """Saliency map attack: Papernot et al. 2016, algorithm 3 with the pair search of algorithm 2.
 
@@ -63,7 +79,9 @@ def jsma_pairs(
         logits = network(x.view(-1, *images.shape[1:]))
         wanted = logits.gather(1, target[:, None]).sum()
         toward = input_gradient(wanted, x, keep_graph=True) * sign
-        away = input_gradient(logits.sum() - wanted, x) * -sign  # one pass for all other classes: only their sum counts
+        away = (
+            input_gradient(logits.sum() - wanted, x) * -sign
+        )  # one pass for all other classes: only their sum counts
         with torch.no_grad():
             out = x == saturated
             pair, valid = best_pairs(toward.masked_fill(out, -torch.inf), away.masked_fill(out, -torch.inf))

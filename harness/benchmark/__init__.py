@@ -43,7 +43,14 @@ PARTS: dict[str, Callable[[Setting], Iterator[Case]]] = {
 __all__ = ["FULL", "GPU", "PARTS", "SMOKE", "Setting", "Sizes", "run"]
 
 
-def run(store: Store, setting: Setting, parts: tuple[str, ...], repeats: int, again: bool, on_turn: Callable[[str, str], None]) -> int:
+def run(
+    store: Store,
+    setting: Setting,
+    parts: tuple[str, ...],
+    repeats: int,
+    again: bool,
+    on_turn: Callable[[str, str], None],
+) -> int:
     """Measure the cases of ``parts`` (all where empty) and write them; how many were measured.
 
     ``on_turn(case, contender)`` is told what is being measured. Raises HarnessError for an unknown part,
@@ -53,7 +60,9 @@ def run(store: Store, setting: Setting, parts: tuple[str, ...], repeats: int, ag
         if part not in PARTS:
             raise HarnessError(f"no part '{part}' of the benchmark{did_you_mean(part, PARTS)}")
     if not setting.subjects:
-        raise HarnessError(f"the benchmark needs MNIST/raw or CIFAR-10 in the data folder, and '{setting.data}' has neither (see --data)")
+        raise HarnessError(
+            f"the benchmark needs MNIST/raw or CIFAR-10 in the data folder, and '{setting.data}' has neither (see --data)"
+        )
     store.open()
     measured = 0
     # One Ray for all cases: starting it is not what is measured.
@@ -75,4 +84,9 @@ def _cell(case: Case, repeats: int) -> Cell:
         **{name: case.shape.get(name) for name in ("images", "values", "classes")},
     }  # fmt: skip
     contenders = [(contender.name, contender.measured, contender.note) for contender in case.contenders]
-    return Cell("benchmark", {"part": case.part}, columns, {"contenders": contenders, "repeats": repeats, "on": hardware()})
+    return Cell(
+        "benchmark",
+        {"part": case.part},
+        columns,
+        {"contenders": contenders, "repeats": repeats, "on": hardware()},
+    )

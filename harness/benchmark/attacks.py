@@ -22,7 +22,13 @@ from harness.spec import METHODS
 
 _SEED = 0
 _BF16 = {"gradients": "bfloat16"}
-_WARM = {"warm_start": True, "binary_search_steps": 8, "steps": 32, "learning_rate": 0.1, "initial_constant": 1.0}
+_WARM = {
+    "warm_start": True,
+    "binary_search_steps": 8,
+    "steps": 32,
+    "learning_rate": 0.1,
+    "initial_constant": 1.0,
+}
 _EQUAL = 1e-5  # largest difference of a value between images that are the same
 _SMALL = 1024  # values of an image that the slow peers can be asked to attack
 
@@ -42,7 +48,12 @@ class _Duel:
 
 _DUELS = (
     _Duel(
-        "FGSM, 4 epsilons", {"method": "fgsm"}, {}, {"Foolbox": peers.foolbox_fgsm}, same=True, epsilons=lambda subject: subject.epsilons
+        "FGSM, 4 epsilons",
+        {"method": "fgsm"},
+        {},
+        {"Foolbox": peers.foolbox_fgsm},
+        same=True,
+        epsilons=lambda subject: subject.epsilons,
     ),
     _Duel(
         "PGD, 40 steps",
@@ -92,7 +103,12 @@ def cases(setting: Setting) -> Iterator[Case]:
         for duel in _DUELS:
             if not duel.slow or test.pixels[0].size <= _SMALL:
                 count = setting.sizes.attacked_slowly if duel.slow else setting.sizes.attacked
-                yield _case(setting, duel, subject, _Target(network, test.take(slice(0, count)), accuracy, setting.device))
+                yield _case(
+                    setting,
+                    duel,
+                    subject,
+                    _Target(network, test.take(slice(0, count)), accuracy, setting.device),
+                )
 
 
 class _Target:
@@ -116,12 +132,17 @@ class _Target:
         """The share of images that left their class, the mean l2 distance of those; how many are the harness's, where all should be."""
         with torch.no_grad():
             left = [self.network(batch).argmax(1) != self.labels for batch in made]
-        distance = torch.cat([(batch - self.x).flatten(1).norm(dim=1)[gone] for batch, gone in zip(made, left, strict=True)])
+        distance = torch.cat(
+            [(batch - self.x).flatten(1).norm(dim=1)[gone] for batch, gone in zip(made, left, strict=True)]
+        )
         found = {"fooled": torch.stack(left).float().mean().item(), "accuracy": self.accuracy}
         if len(distance):
             found["l2"] = distance.mean().item()
         if same:
-            equal = [((a - b).abs().flatten(1).amax(1) < _EQUAL).float().mean() for a, b in zip(made, self.ours, strict=True)]
+            equal = [
+                ((a - b).abs().flatten(1).amax(1) < _EQUAL).float().mean()
+                for a, b in zip(made, self.ours, strict=True)
+            ]
             found["agreement"] = torch.stack(equal).mean().item()
         return found
 
@@ -131,14 +152,25 @@ def _case(setting: Setting, duel: _Duel, subject: Subject, target: _Target) -> C
     count, epsilons = len(target.x), duel.epsilons(subject)
     name, threads = f"{subject.title}: {duel.name}", 1 if setting.device.type == "cpu" else setting.threads
     contenders = [
-        _ours(target, duel, epsilons, setting.sizes.batch, variant, changes) for variant, changes in {"": {}, **duel.variants}.items()
+        _ours(target, duel, epsilons, setting.sizes.batch, variant, changes)
+        for variant, changes in {"": {}, **duel.variants}.items()
     ]
-    contenders += [_theirs(target, peer, call, epsilons, setting.sizes.batch, duel.same) for peer, call in duel.others.items()]
-    return Case("attacks", name, "images", count, threads, training.device_name(setting.device), tuple(contenders))
+    contenders += [
+        _theirs(target, peer, call, epsilons, setting.sizes.batch, duel.same)
+        for peer, call in duel.others.items()
+    ]
+    return Case(
+        "attacks", name, "images", count, threads, training.device_name(setting.device), tuple(contenders)
+    )
 
 
 def _ours(
-    target: _Target, duel: _Duel, epsilons: tuple[float, ...], batch_size: int, variant: str, changes: Mapping[str, Any]
+    target: _Target,
+    duel: _Duel,
+    epsilons: tuple[float, ...],
+    batch_size: int,
+    variant: str,
+    changes: Mapping[str, Any],
 ) -> Contender:
     radii = {"epsilon": epsilons} if epsilons else {}
     settings: Any = METHODS[duel.settings["method"]].model_validate({**duel.settings, **radii, **changes})
@@ -148,13 +180,19 @@ def _ours(
         target.ours = target.ours if variant else made
         return target.judge(made, False)
 
-    note = ", ".join(f"{name} {value}" for name, value in {**duel.settings, **changes}.items() if name != "method")
+    note = ", ".join(
+        f"{name} {value}" for name, value in {**duel.settings, **changes}.items() if name != "method"
+    )
     return Contender(f"{OURS}, {variant}" if variant else OURS, run, len(target.x), note)
 
 
-def _theirs(target: _Target, peer: str, call: peers.Attack, epsilons: tuple[float, ...], batch_size: int, same: bool) -> Contender:
+def _theirs(
+    target: _Target, peer: str, call: peers.Attack, epsilons: tuple[float, ...], batch_size: int, same: bool
+) -> Contender:
     def run(_: Any) -> Mapping[str, float]:
-        parts = zip(*(value.split(batch_size) for value in (target.x, target.labels, target.targets)), strict=True)
+        parts = zip(
+            *(value.split(batch_size) for value in (target.x, target.labels, target.targets)), strict=True
+        )
         made = [call(target.plain, x, labels, targets, epsilons) for x, labels, targets in parts]
         return target.judge([torch.cat(batches) for batches in zip(*made, strict=True)], same)
 

@@ -25,7 +25,10 @@ def cases(setting: Setting) -> Iterator[Case]:
     for subject in setting.subjects:
         dataset = setting.load(subject, setting.sizes.limit, setting.sizes.limit)
         queries = len(dataset.train.ids) + len(dataset.test.ids)
-        contenders = [_step(setting, subject, workers, queries * len(dataset.train.ids)) for workers in dict.fromkeys((setting.threads, 1))]
+        contenders = [
+            _step(setting, subject, workers, queries * len(dataset.train.ids))
+            for workers in dict.fromkeys((setting.threads, 1))
+        ]
         contenders += _brute(setting, dataset)
         yield Case(
             "bound", f"{subject.title}: {queries:,} queries, {len(dataset.train.ids):,} images", "pairs",
@@ -57,7 +60,14 @@ def _step(setting: Setting, subject: Subject, workers: int, pairs: int) -> Conte
         return {}
 
     name = OURS if workers == setting.threads else f"{OURS}, one worker"
-    return Contender(name, run, pairs, f"{workers} Ray workers" if workers > 1 else "1 Ray worker", prepare, warm_up=lambda: None)
+    return Contender(
+        name,
+        run,
+        pairs,
+        f"{workers} Ray workers" if workers > 1 else "1 Ray worker",
+        prepare,
+        warm_up=lambda: None,
+    )
 
 
 def _brute(setting: Setting, dataset: Dataset) -> Iterator[Contender]:
@@ -69,9 +79,15 @@ def _brute(setting: Setting, dataset: Dataset) -> Iterator[Contender]:
 
     def tiled(_: Any) -> Mapping[str, float]:
         peers.faiss_threads(setting.threads)
-        return {"agreement": float(np.mean(nearest.search_tiled(sample, dataset.train, False).any_class.distance == expected))}
+        return {
+            "agreement": float(
+                np.mean(nearest.search_tiled(sample, dataset.train, False).any_class.distance == expected)
+            )
+        }
 
-    yield Contender("FAISS L1, tiled", tiled, count * len(database), f"{count:,} queries, scaled", warm_up=lambda: None)
+    yield Contender(
+        "FAISS L1, tiled", tiled, count * len(database), f"{count:,} queries, scaled", warm_up=lambda: None
+    )
     # The slow ones get a part: a twentieth is still seconds.
     for name, call in peers.NEAREST.items():
         some = count if name == "FAISS L1" else max(1, count // 20)
@@ -93,7 +109,11 @@ def growth(setting: Setting) -> Iterator[Case]:
         for factor in (2, 0.5):
             smaller = setting.load(subject, sizes[len(sizes) // 2])
             yield _growth(
-                setting, subject.title, Dataset(smaller.classes, *(_resized(images, factor) for images in (smaller.train, smaller.test)))
+                setting,
+                subject.title,
+                Dataset(
+                    smaller.classes, *(_resized(images, factor) for images in (smaller.train, smaller.test))
+                ),
             )
 
 
@@ -104,7 +124,11 @@ def _growth(setting: Setting, title: str, dataset: Dataset) -> Case:
 
     def run(_: Any) -> Mapping[str, float]:
         peers.faiss_threads(1)
-        found = filter.search(queries, dataset.train, False, index) if index else nearest.search_tiled(queries, dataset.train, False)
+        found = (
+            filter.search(queries, dataset.train, False, index)
+            if index
+            else nearest.search_tiled(queries, dataset.train, False)
+        )
         return {"candidates": (found.work.kept or (found.work.exact,))[0] / count}
 
     return Case(
@@ -126,4 +150,8 @@ def _resized(images: Images, factor: float) -> Images:
 
 
 def _shape(images: Images) -> dict[str, int]:
-    return {"images": len(images.ids), "values": int(np.prod(images.pixels.shape[1:])), "classes": len(np.unique(images.labels))}
+    return {
+        "images": len(images.ids),
+        "values": int(np.prod(images.pixels.shape[1:])),
+        "classes": len(np.unique(images.labels)),
+    }

@@ -19,7 +19,9 @@ def grid(setting: Setting) -> Iterator[Case]:
     tiny = {"source": "digits", "train_limit": 400, "test_limit": 50}
 
     def contender(world: int) -> Contender:
-        study = _study(tiny, {"architecture": "convnet", "width": 4}, world, tuple(0.5 + i for i in range(cells)), 64)
+        study = _study(
+            tiny, {"architecture": "convnet", "width": 4}, world, tuple(0.5 + i for i in range(cells)), 64
+        )
 
         def run(state: _Prepared) -> Mapping[str, float]:
             trained, ended = _train(study, state)
@@ -27,9 +29,18 @@ def grid(setting: Setting) -> Iterator[Case]:
             spent = sum(sum(row["epoch_s"] for row in rows) for rows in trained) * (cells - 1) / cells
             return {"overhead_s": max(0.0, ended[-1] - ended[0] - spent) / (cells - 1)}
 
-        return Contender(f"{OURS}, world size {world}", run, cells, _world(world), lambda: _prepare(study, setting), lambda: None)
+        return Contender(
+            f"{OURS}, world size {world}",
+            run,
+            cells,
+            _world(world),
+            lambda: _prepare(study, setting),
+            lambda: None,
+        )
 
-    yield _case_of_worlds(setting, "grid", f"{cells} trainings of a tiny network, 2 epochs each", "cells", cells, contender)
+    yield _case_of_worlds(
+        setting, "grid", f"{cells} trainings of a tiny network, 2 epochs each", "cells", cells, contender
+    )
 
 
 def ddp(setting: Setting) -> Iterator[Case]:
@@ -42,10 +53,20 @@ def ddp(setting: Setting) -> Iterator[Case]:
 
         def run(state: _Prepared) -> Mapping[str, float]:
             ((*_, last),), _ended = _train(study, state)
-            return {"seconds": _PERTURBATIONS * images / last["images_per_s"], "accuracy": last["clean_accuracy"]}
+            return {
+                "seconds": _PERTURBATIONS * images / last["images_per_s"],
+                "accuracy": last["clean_accuracy"],
+            }
 
         note = _world(world)
-        return Contender(f"{OURS}, world size {world}", run, _PERTURBATIONS * images, note, lambda: _prepare(study, setting), lambda: None)
+        return Contender(
+            f"{OURS}, world size {world}",
+            run,
+            _PERTURBATIONS * images,
+            note,
+            lambda: _prepare(study, setting),
+            lambda: None,
+        )
 
     name = f"{subject.title}: defense epoch, small network (width {subject.width}), a thread a worker"
     yield _case_of_worlds(setting, "ddp", name, "samples", _PERTURBATIONS * images, contender)
@@ -55,7 +76,9 @@ def _world(world: int) -> str:
     return "one worker a training" if world == 1 else f"DDP over {world} workers"
 
 
-def _case_of_worlds(setting: Setting, part: str, name: str, unit: str, amount: int, contender: Callable[[int], Contender]) -> Case:
+def _case_of_worlds(
+    setting: Setting, part: str, name: str, unit: str, amount: int, contender: Callable[[int], Contender]
+) -> Case:
     worlds = (2,) if setting.sizes is SMOKE else (1, 2)
     contenders = tuple(contender(world) for world in worlds if world <= setting.threads)
     return Case(part, name, unit, amount, setting.threads, training.device_name(setting.device), contenders)
@@ -64,7 +87,9 @@ def _case_of_worlds(setting: Setting, part: str, name: str, unit: str, amount: i
 _Prepared = tuple[Store, "tempfile.TemporaryDirectory[str]", Path | None]
 
 
-def _study(data: Mapping[str, Any], network: Mapping[str, Any], world: int, k: tuple[float, ...], batch_size: int) -> spec.Study:
+def _study(
+    data: Mapping[str, Any], network: Mapping[str, Any], world: int, k: tuple[float, ...], batch_size: int
+) -> spec.Study:
     """Defense trainings of two epochs, one after the other, each by ``world`` workers."""
     return spec.build(
         {

@@ -48,7 +48,9 @@ def scipy_cityblock(queries: np.ndarray, database: np.ndarray, threads: int) -> 
 def sklearn_brute(queries: np.ndarray, database: np.ndarray, threads: int) -> np.ndarray:
     from sklearn.neighbors import NearestNeighbors
 
-    model = NearestNeighbors(n_neighbors=1, algorithm="brute", metric="manhattan", n_jobs=threads).fit(database)
+    model = NearestNeighbors(n_neighbors=1, algorithm="brute", metric="manhattan", n_jobs=threads).fit(
+        database
+    )
     found: np.ndarray = model.kneighbors(queries)[0][:, 0]
     return found
 
@@ -66,29 +68,50 @@ NEAREST: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
 Attack = Callable[[nn.Module, Tensor, Tensor, Tensor, tuple[float, ...]], list[Tensor]]
 
 
-def foolbox_fgsm(network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]) -> list[Tensor]:
+def foolbox_fgsm(
+    network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]
+) -> list[Tensor]:
     """LinfFastGradientAttack, all radii in one call."""
     return _foolbox("LinfFastGradientAttack", network, x, labels, list(epsilons))
 
 
-def foolbox_pgd(network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]) -> list[Tensor]:
+def foolbox_pgd(
+    network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]
+) -> list[Tensor]:
     """LinfPGD: 40 steps of a tenth of the radius, random start."""
     (epsilon,) = epsilons
-    return _foolbox("LinfPGD", network, x, labels, epsilon, abs_stepsize=epsilon / 10, steps=40, random_start=True)
+    return _foolbox(
+        "LinfPGD", network, x, labels, epsilon, abs_stepsize=epsilon / 10, steps=40, random_start=True
+    )
 
 
-def foolbox_deepfool(network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]) -> list[Tensor]:
+def foolbox_deepfool(
+    network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]
+) -> list[Tensor]:
     """L2DeepFoolAttack: 50 steps, all classes, overshoot 0.02."""
-    return _foolbox("L2DeepFoolAttack", network, x, labels, None, steps=50, candidates=network(x[:1]).shape[1], overshoot=0.02)
+    return _foolbox(
+        "L2DeepFoolAttack",
+        network,
+        x,
+        labels,
+        None,
+        steps=50,
+        candidates=network(x[:1]).shape[1],
+        overshoot=0.02,
+    )
 
 
-def foolbox_cw(network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]) -> list[Tensor]:
+def foolbox_cw(
+    network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]
+) -> list[Tensor]:
     """L2CarliniWagnerAttack: 5 x 200 steps of 0.05, first constant 0.1."""
     settings = {"binary_search_steps": 5, "steps": 200, "stepsize": 0.05, "initial_const": 0.1}
     return _foolbox("L2CarliniWagnerAttack", network, x, labels, None, **settings)
 
 
-def _foolbox(attack: str, network: nn.Module, x: Tensor, labels: Tensor, epsilons: Any, **settings: Any) -> list[Tensor]:
+def _foolbox(
+    attack: str, network: nn.Module, x: Tensor, labels: Tensor, epsilons: Any, **settings: Any
+) -> list[Tensor]:
     import foolbox
 
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device=x.device)
@@ -96,17 +119,23 @@ def _foolbox(attack: str, network: nn.Module, x: Tensor, labels: Tensor, epsilon
     return list(clipped) if isinstance(epsilons, list) else [clipped]
 
 
-def art_deepfool(network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]) -> list[Tensor]:
+def art_deepfool(
+    network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]
+) -> list[Tensor]:
     """DeepFool with its defaults: 100 iterations, overshoot 1e-6, all 10 classes, batches of 1."""
     return _art("DeepFool", network, x, None)
 
 
-def art_cw(network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]) -> list[Tensor]:
+def art_cw(
+    network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]
+) -> list[Tensor]:
     """CarliniL2Method with its defaults: 10 iterations, batches of 1."""
     return _art("CarliniL2Method", network, x, None)
 
 
-def art_jsma(network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]) -> list[Tensor]:
+def art_jsma(
+    network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]
+) -> list[Tensor]:
     """SaliencyMapMethod with its defaults, batches of 1, to given targets."""
     return _art("SaliencyMapMethod", network, x, targets)
 
@@ -117,15 +146,21 @@ def _art(attack: str, network: nn.Module, x: Tensor, targets: Tensor | None) -> 
 
     classes = network(x[:1]).shape[1]
     shape = tuple(x.shape[1:])
-    model = PyTorchClassifier(network, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 1), device_type="cpu")
+    model = PyTorchClassifier(
+        network, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 1), device_type="cpu"
+    )
     y = None if targets is None else F.one_hot(targets, classes).numpy()
     return [torch.from_numpy(getattr(evasion, attack)(model, verbose=False).generate(x.numpy(), y=y))]
 
 
-TORCHATTACKS_GAMMA = 80 / 784  # a whole number of pairs on MNIST: torchattacks rounds half a pair up, the paper down
+TORCHATTACKS_GAMMA = (
+    80 / 784
+)  # a whole number of pairs on MNIST: torchattacks rounds half a pair up, the paper down
 
 
-def torchattacks_jsma(network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]) -> list[Tensor]:
+def torchattacks_jsma(
+    network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]
+) -> list[Tensor]:
     """JSMA (Papernot's pairs): theta 1, gamma 80/784, one image at a time, to given targets."""
     import torchattacks
 
@@ -143,14 +178,24 @@ def lacking(*packages: str) -> str:
 # --- training -------------------------------------------------------------------------------------------------------------------
 
 
-def plain_defense(student: nn.Module, teacher: nn.Module, images: Tensor, sigma: Tensor, n: int, batch_size: int, rate: float) -> None:
+def plain_defense(
+    student: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    sigma: Tensor,
+    n: int,
+    batch_size: int,
+    rate: float,
+) -> None:
     """One epoch of the defense as a first version would be written: float images in a DataLoader, f1 asked in every step.
 
     ``images`` float32 [N, C, H, W] in [0, 1], ``sigma`` [N]; every image n times, with fresh noise.
     """
     from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
-    loader: Any = DataLoader(ConcatDataset([TensorDataset(images, sigma)] * n), batch_size=batch_size, shuffle=True)
+    loader: Any = DataLoader(
+        ConcatDataset([TensorDataset(images, sigma)] * n), batch_size=batch_size, shuffle=True
+    )
     optimizer = torch.optim.Adam(student.parameters(), lr=rate)
     student.train()
     teacher.eval()

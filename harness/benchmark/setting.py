@@ -53,7 +53,9 @@ _MNIST = Subject("MNIST", DatasetSpec(source="mnist"), (0.05, 0.1, 0.2, 0.3), 3,
 _CIFAR_EPSILONS = (2 / 255, 4 / 255, 8 / 255, 16 / 255)
 _CIFAR = (
     Subject("CIFAR-10", DatasetSpec(source="cifar10"), _CIFAR_EPSILONS, 6, 32),
-    Subject("CIFAR-10 (JPEG copies)", DatasetSpec(source="parquet", folder="cifar10-jpeg"), _CIFAR_EPSILONS, 6, 32),
+    Subject(
+        "CIFAR-10 (JPEG copies)", DatasetSpec(source="parquet", folder="cifar10-jpeg"), _CIFAR_EPSILONS, 6, 32
+    ),
 )
 
 
@@ -88,15 +90,25 @@ class Setting:
 
     def load(self, subject: Subject, train: int | None, test: int | None = None) -> datasets.Dataset:
         """The subject's images, stratified subsets of at most these sizes."""
-        limits = {name: value for name, value in (("train_limit", train), ("test_limit", test)) if value is not None}
+        limits = {
+            name: value for name, value in (("train_limit", train), ("test_limit", test)) if value is not None
+        }
         return datasets.load(subject.dataset.model_copy(update=limits), self.data, 0)
 
     def network(self, subject: Subject) -> tuple[networks.Classifier, datasets.Images, float]:
         """A small network trained on the subject, test images to attack, and its clean accuracy on 1,000 (or all) of them."""
         dataset = self.load(subject, self.sizes.network_images, None)
-        model = networks.build(NetworkSpec(architecture="convnet", width=subject.width), dataset.train.pixels, len(dataset.classes), 0)
+        model = networks.build(
+            NetworkSpec(architecture="convnet", width=subject.width),
+            dataset.train.pixels,
+            len(dataset.classes),
+            0,
+        )
         inputs = training.Inputs(
-            *(networks.to_tensor(v, self.device) for v in (dataset.train.pixels, dataset.train.labels, dataset.train.ids))
+            *(
+                networks.to_tensor(v, self.device)
+                for v in (dataset.train.pixels, dataset.train.labels, dataset.train.ids)
+            )
         )
         some = dataset.test.take(np.arange(min(1_000, len(dataset.test.ids))))
         settings = TrainingSpec(epochs=subject.epochs, learning_rate=0.001, batch_size=64)
@@ -106,4 +118,8 @@ class Setting:
         for _ in range(subject.epochs):
             row: dict[str, Any] = run.run_epoch()
         # As a study's workers load it.
-        return networks.from_tensors(model, networks.to_tensors(model), self.device), dataset.test, row["clean_accuracy"]
+        return (
+            networks.from_tensors(model, networks.to_tensors(model), self.device),
+            dataset.test,
+            row["clean_accuracy"],
+        )

@@ -46,10 +46,14 @@ class Case:
     threads: int
     device: str
     contenders: tuple[Contender, ...]
-    shape: Mapping[str, int] = field(default_factory=dict)  # images, values, classes: what costs are fitted to
+    shape: Mapping[str, int] = field(
+        default_factory=dict
+    )  # images, values, classes: what costs are fitted to
 
 
-def measure(case: Case, repeats: int, on_turn: Callable[[str], None] = lambda name: None) -> dict[str, list[Any]]:
+def measure(
+    case: Case, repeats: int, on_turn: Callable[[str], None] = lambda name: None
+) -> dict[str, list[Any]]:
     """Rows of table ``benchmark`` for one case: one for each contender and turn; null seconds where not measured.
 
     Raises HarnessError where a contender fails: a benchmark with a hole that nobody asked for misleads.
@@ -71,7 +75,9 @@ def measure(case: Case, repeats: int, on_turn: Callable[[str], None] = lambda na
             try:
                 found = dict(contender.run(state))
             except (RuntimeError, ValueError, TypeError, OSError) as error:
-                raise HarnessError(f"{case.part}, {case.name}: {contender.name} failed: {type(error).__name__}: {error}") from error
+                raise HarnessError(
+                    f"{case.part}, {case.name}: {contender.name} failed: {type(error).__name__}: {error}"
+                ) from error
             wall, cpu = time.perf_counter() - began, time.process_time() - began_cpu
             if turn:
                 rows.append(_row(position, contender, turn, found.pop("seconds", wall), cpu, found))
@@ -79,7 +85,12 @@ def measure(case: Case, repeats: int, on_turn: Callable[[str], None] = lambda na
 
 
 def _row(
-    position: int, contender: Contender, turn: int | None, wall: float | None, cpu: float | None, found: Mapping[str, float]
+    position: int,
+    contender: Contender,
+    turn: int | None,
+    wall: float | None,
+    cpu: float | None,
+    found: Mapping[str, float],
 ) -> dict[str, Any]:
     assert not set(found) - set(QUALITIES), f"unknown qualities {found}"
     return {

@@ -19,7 +19,11 @@ def cases(setting: Setting) -> Iterator[Case]:
     """An epoch of the defense: VGG16 and the small network, on the last data set there is."""
     subject = setting.subjects[-1]
     for architecture in ("convnet",) if setting.sizes is SMOKE else ("vgg16", "convnet"):
-        yield _epoch(setting, subject, spec.NetworkSpec.model_validate({"architecture": architecture, "width": subject.width}))
+        yield _epoch(
+            setting,
+            subject,
+            spec.NetworkSpec.model_validate({"architecture": architecture, "width": subject.width}),
+        )
 
 
 def _epoch(setting: Setting, subject: Subject, network: spec.NetworkSpec) -> Case:
@@ -35,11 +39,15 @@ def _epoch(setting: Setting, subject: Subject, network: spec.NetworkSpec) -> Cas
 
     f1 = build().eval()
     with torch.inference_mode():
-        teacher = torch.cat([f1(networks.as_input(part)).log_softmax(1) for part in pixels.split(128)]).clone()
+        teacher = torch.cat(
+            [f1(networks.as_input(part)).log_softmax(1) for part in pixels.split(128)]
+        ).clone()
     distance = torch.full((len(ids),), 2 * _SIGMA, device=on)
 
     def ours(name: str, precision: str) -> Contender:
-        settings = spec.TrainingSpec.model_validate({"epochs": 1, "learning_rate": _RATE, "batch_size": 128, "precision": precision})
+        settings = spec.TrainingSpec.model_validate(
+            {"epochs": 1, "learning_rate": _RATE, "batch_size": 128, "precision": precision}
+        )
 
         def prepare() -> training.Training:
             inputs = training.Inputs(pixels, labels, ids, distance, teacher)

@@ -21,15 +21,27 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="faults", description=__doc__)
     options.add_argument("--study", default="quick")
     options.add_argument(
-        "--rounds", type=int, default=4, help="at least so many runs of the study, and until each kind has hit three times"
+        "--rounds",
+        type=int,
+        default=4,
+        help="at least so many runs of the study, and until each kind has hit three times",
     )
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--short", action="store_true", help="one round of few faults, which needs no root")
-    options.add_argument("--kind", action="append", metavar="KIND[@STEP]", help="one round of these kinds alone, in this order")
+    options.add_argument(
+        "--kind", action="append", metavar="KIND[@STEP]", help="one round of these kinds alone, in this order"
+    )
     options.add_argument("--only", type=int, default=None, help="play this round alone")
     options.add_argument("--table", type=Path, default=None, help="write the table as CSV")
-    options.add_argument("--reference", type=Path, default=None, help="results of an undisturbed run that is there already")
-    options.add_argument("--keep", type=Path, default=None, help="keep logs and results of the undisturbed run in this new folder")
+    options.add_argument(
+        "--reference", type=Path, default=None, help="results of an undisturbed run that is there already"
+    )
+    options.add_argument(
+        "--keep",
+        type=Path,
+        default=None,
+        help="keep logs and results of the undisturbed run in this new folder",
+    )
     chosen = options.parse_args()
     series.start()
     place = chosen.keep or Path(tempfile.mkdtemp(prefix="faults-"))
@@ -48,11 +60,15 @@ def main() -> int:
         reference = Reference.of(chosen.reference or place / "undisturbed" / "results")
         say(f"undisturbed: {len(reference.cells)} cells")
         for index, round_ in enumerate(_rounds(chosen)):
-            enough = all(row["times"] >= _TIMES for row in series.summary(faults)) and len(series.summary(faults)) == len(KINDS)
+            enough = all(row["times"] >= _TIMES for row in series.summary(faults)) and len(
+                series.summary(faults)
+            ) == len(KINDS)
             if index >= chosen.rounds and (enough or chosen.only is not None or index >= 2 * chosen.rounds):
                 break
             if chosen.only in (None, index):
-                say(f"round {index}, {'two raylets' if round_.cluster else 'a Ray of its own'}: {len(round_.faults)} faults")
+                say(
+                    f"round {index}, {'two raylets' if round_.cluster else 'a Ray of its own'}: {len(round_.faults)} faults"
+                )
                 rng = random.Random(f"{chosen.seed} {index} moments")
                 series.play(round_, command, reference, place / str(index), rng, say, faults)
     finally:

@@ -16,7 +16,13 @@ from faults.study import PATIENCE_S, Driver, Hang, Run, Violation, harness
 
 _POLL_S = 0.02
 _SWALLOWED_S = 30.0  # after which a Ctrl-C is taken for lost
-_SETUP = ("ray::Rank.__init__", "ray::Rank.address", "ray::Rank.join", "ray::Rank.open", "ray::ResourceTrainable.__init__")
+_SETUP = (
+    "ray::Rank.__init__",
+    "ray::Rank.address",
+    "ray::Rank.join",
+    "ray::Rank.open",
+    "ray::ResourceTrainable.__init__",
+)
 _EPOCH = ("ray::Rank.epoch", "ray::ResourceTrainable.train")
 TRAININGS = ("base-network", "defense", "baselines")
 
@@ -43,7 +49,9 @@ def _moments(run: Run, steps: tuple[str, ...]) -> Iterator[Driver]:
         if tables.STEPS.index(step) >= first:
             yield driver
         if time.monotonic() > end:
-            raise Hang(f"no moment for a fault in {steps}; the study is in '{step}' and the driver said:\n{driver.said()[-2000:]}")
+            raise Hang(
+                f"no moment for a fault in {steps}; the study is in '{step}' and the driver said:\n{driver.said()[-2000:]}"
+            )
         time.sleep(_POLL_S)
 
 
@@ -100,7 +108,9 @@ def _signal(run: Run, steps: tuple[str, ...], number: int, group: bool, expected
         code = driver.ended()
         run.drivers.remove(driver)
         if code != expected or ("Traceback" in driver.said() and not again):
-            raise Violation(f"ended with {code}, not {expected}, after signal {number} in {step}; it said:\n{driver.said()[-3000:]}")
+            raise Violation(
+                f"ended with {code}, not {expected}, after signal {number} in {step}; it said:\n{driver.said()[-3000:]}"
+            )
         return f"{'group' if group else 'driver'} in {step}{', twice' if again else ''}"
     return None
 
@@ -115,13 +125,21 @@ def kill_node(run: Run, steps: tuple[str, ...]) -> str | None:
         if not seen or time.monotonic() < seen + delay or not node.busy():
             continue
         step, tree = run.step, node.tree()
-        titles = [p.title.split("(")[0] for p in tree if p.title.startswith("ray::_Holder") or "Rank" in p.title or "Trainable" in p.title]
+        titles = [
+            p.title.split("(")[0]
+            for p in tree
+            if p.title.startswith("ray::_Holder") or "Rank" in p.title or "Trainable" in p.title
+        ]
         victims = tree if whole else [p for p in tree if "/raylet/raylet " in p.title]
         if not [victim for victim in victims if victim.kill()]:
             continue
         if left := processes.gone(tree, within_s=60):
             raise Violation(f"the lost node's processes go on: {[(p.pid, p.title[:80]) for p in left]}")
-        hit = f"{'all of the node' if whole else 'its raylet'} with {titles} in {step}" if run.step == step else None
+        hit = (
+            f"{'all of the node' if whole else 'its raylet'} with {titles} in {step}"
+            if run.step == step
+            else None
+        )
         # The study must get on without it; the next node is there for the next fault.
         time.sleep(run.rng.uniform(2, 6))
         run.cluster.replace_second()
@@ -166,7 +184,9 @@ def _fill(ballast: Path) -> None:
                 continue
 
 
-def damage(how: Callable[[bytes, random.Random], bytes], tensors: bool) -> Callable[[Run, tuple[str, ...]], str | None]:
+def damage(
+    how: Callable[[bytes, random.Random], bytes], tensors: bool
+) -> Callable[[Run, tuple[str, ...]], str | None]:
     """A finished cell's file is damaged between two runs: `harness verify` names it, repairs it, and the cell is made anew."""
 
     def strike(run: Run, steps: tuple[str, ...]) -> str | None:
@@ -185,13 +205,17 @@ def damage(how: Callable[[bytes, random.Random], bytes], tensors: bool) -> Calla
         run.forget([cell])
         found = harness("verify", "--results", str(run.results))
         if found.returncode != 1 or Path(cell).stem not in found.stdout:
-            raise Violation(f"harness verify did not find the damage of {victim}: {found.returncode} {found.stdout}{found.stderr}")
+            raise Violation(
+                f"harness verify did not find the damage of {victim}: {found.returncode} {found.stdout}{found.stderr}"
+            )
         repaired = harness("verify", "--repair", "--results", str(run.results))
         if "No such option" in repaired.stderr:
             for suffix in (".parquet", ".safetensors"):
                 (run.results / cell).with_suffix(suffix).unlink(missing_ok=True)
         elif (run.results / cell).exists():
-            raise Violation(f"harness verify --repair left {cell}: {repaired.returncode} {repaired.stdout}{repaired.stderr}")
+            raise Violation(
+                f"harness verify --repair left {cell}: {repaired.returncode} {repaired.stdout}{repaired.stderr}"
+            )
         return victim.relative_to(run.results).as_posix()
 
     return strike
@@ -240,9 +264,13 @@ def lock_mlflow(run: Run, steps: tuple[str, ...]) -> str | None:
         code = driver.ended()
     run.drivers.remove(driver)
     if code not in (0, 2) or "Traceback" in driver.said():
-        raise Violation(f"ended with {code} while MLflow's database was locked; it said:\n{driver.said()[-3000:]}")
+        raise Violation(
+            f"ended with {code} while MLflow's database was locked; it said:\n{driver.said()[-3000:]}"
+        )
     if run.step:
-        raise Violation(f"stopped in '{run.step}' because MLflow's database was locked; it said:\n{driver.said()[-3000:]}")
+        raise Violation(
+            f"stopped in '{run.step}' because MLflow's database was locked; it said:\n{driver.said()[-3000:]}"
+        )
     return f"exit code {code}" if "MLflow" in driver.said() else None
 
 

@@ -45,14 +45,22 @@ def undisturbed(command: Command, place: Path) -> None:
     place.mkdir(parents=True)
     log = place / "driver.log"
     environment = {**os.environ, "RAY_ADDRESS": "local", "RAY_TMPDIR": str(place / "ray")}
-    started = subprocess.Popen(command.line(place / "results"), stdout=log.open("wb"), stderr=subprocess.STDOUT, env=environment)
+    started = subprocess.Popen(
+        command.line(place / "results"), stdout=log.open("wb"), stderr=subprocess.STDOUT, env=environment
+    )
     code = Driver(started, log).ended()
     if code:
         raise AssertionError(f"the undisturbed run ended with {code}:\n{log.read_text()[-3000:]}")
 
 
 def play(
-    round_: Round, command: Command, reference: Reference, place: Path, rng: random.Random, say: Callable[[str], None], faults: list[Fault]
+    round_: Round,
+    command: Command,
+    reference: Reference,
+    place: Path,
+    rng: random.Random,
+    say: Callable[[str], None],
+    faults: list[Fault],
 ) -> None:
     """Run the study through a round's faults to its end; every fault that hit is added to ``faults``. Raises Violation or Hang."""
     place.mkdir(parents=True)
@@ -103,15 +111,24 @@ def _round(rng: random.Random, cluster: bool) -> Round:
         ("training rank killed in setup", rng.choice(grid)), ("training rank killed in mid-epoch", rng.choice(grid)),
     ]  # fmt: skip
     loose = ["two drivers", "MLflow missing"] + (["node killed"] if cluster else ["clock moved"]) * 2
-    enders, damages = ["driver killed", "Ctrl-C", "driver terminated", "disk full"], ["file truncated", "byte flipped", "empty file"]
+    enders, damages = (
+        ["driver killed", "Ctrl-C", "driver terminated", "disk full"],
+        ["file truncated", "byte flipped", "empty file"],
+    )
     damages.append(rng.choice(damages))
     rng.shuffle(enders)
     rng.shuffle(damages)
     places = sorted(rng.sample(range(1, len(tables.STEPS)), len(enders)))
     faults = [(step, rng.random(), [kind]) for kind, step in fixed]
-    faults += [(rng.choice(kinds.TRAININGS if kind == "node killed" else tables.STEPS[1:]), rng.random(), [kind]) for kind in loose]
+    faults += [
+        (rng.choice(kinds.TRAININGS if kind == "node killed" else tables.STEPS[1:]), rng.random(), [kind])
+        for kind in loose
+    ]
     # A driver ends after the other faults of its step, before its damaged file.
-    faults += [(tables.STEPS[at], 2.0, pair) for at, pair in zip(places, map(list, zip(enders, damages, strict=True)), strict=True)]
+    faults += [
+        (tables.STEPS[at], 2.0, pair)
+        for at, pair in zip(places, map(list, zip(enders, damages, strict=True)), strict=True)
+    ]
     ordered = sorted(faults, key=lambda fault: (tables.STEPS.index(fault[0]), fault[1]))
     script = [
         (kind, (step,) if kind != "node killed" else tables.STEPS[tables.STEPS.index(step) :])

@@ -48,7 +48,9 @@ class Driver:
         try:
             return self.process.wait(within_s)
         except subprocess.TimeoutExpired:
-            raise Hang(f"the driver {self.process.args} did not end; it said:\n{self.said()[-3000:]}") from None
+            raise Hang(
+                f"the driver {self.process.args} did not end; it said:\n{self.said()[-3000:]}"
+            ) from None
 
 
 @dataclass
@@ -80,13 +82,19 @@ class Cluster:
     head: Node = field(init=False)
     second: Node = field(init=False)
     address: str = field(init=False)
-    token: dict[str, str] = field(default_factory=lambda: {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    token: dict[str, str] = field(
+        default_factory=lambda: {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    )
 
     def __enter__(self) -> "Cluster":
         self.place.mkdir(parents=True)
         port, clients = _free_ports(2)
         self.address = f"127.0.0.1:{port}"
-        services = [f"--ray-client-server-port={clients}", "--include-dashboard=false", f"--temp-dir={self.place / 'ray'}"]
+        services = [
+            f"--ray-client-server-port={clients}",
+            "--include-dashboard=false",
+            f"--temp-dir={self.place / 'ray'}",
+        ]
         self.head = self._start("head", "--head", f"--port={port}", *services)
         self.second = self._join()
         return self
@@ -105,14 +113,27 @@ class Cluster:
 
     def _start(self, name: str, *options: str) -> Node:
         log = (self.place / f"{name}.log").open("ab")
-        common = ["--node-ip-address=127.0.0.1", "--num-cpus=2", "--object-store-memory=150000000", "--disable-usage-stats", "--block"]
+        common = [
+            "--node-ip-address=127.0.0.1",
+            "--num-cpus=2",
+            "--object-store-memory=150000000",
+            "--disable-usage-stats",
+            "--block",
+        ]
         command = [str(Path(sys.executable).with_name("ray")), "start", *options, *common]
         environment = {**os.environ, "RAY_ADDRESS": "", **self.token}
-        started = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
+        started = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
         end = time.monotonic() + PATIENCE_S
-        while b"Ray runtime started" not in (self.place / f"{name}.log").read_bytes().rpartition(b"Local node IP")[2]:
+        while (
+            b"Ray runtime started"
+            not in (self.place / f"{name}.log").read_bytes().rpartition(b"Local node IP")[2]
+        ):
             if started.poll() is not None or time.monotonic() > end:
-                raise Hang(f"the {name} node did not start:\n{(self.place / f'{name}.log').read_text()[-2000:]}")
+                raise Hang(
+                    f"the {name} node did not start:\n{(self.place / f'{name}.log').read_text()[-2000:]}"
+                )
             time.sleep(0.2)
         return Node(started)
 
@@ -133,12 +154,23 @@ class Command:
     options: tuple[str, ...] = ()
 
     def line(self, results: Path) -> list[str]:
-        return [sys.executable, "-m", "harness.cli", "run", self.study, *self.options, "--results", str(results)]
+        return [
+            sys.executable,
+            "-m",
+            "harness.cli",
+            "run",
+            self.study,
+            *self.options,
+            "--results",
+            str(results),
+        ]
 
 
 def harness(*words: str) -> subprocess.CompletedProcess[str]:
     """A command that only looks, to its end."""
-    return subprocess.run([sys.executable, "-m", "harness.cli", *words], capture_output=True, text=True, timeout=PATIENCE_S)
+    return subprocess.run(
+        [sys.executable, "-m", "harness.cli", *words], capture_output=True, text=True, timeout=PATIENCE_S
+    )
 
 
 @dataclass(frozen=True)
@@ -151,7 +183,11 @@ class Reference:
 
     @staticmethod
     def of(results: Path) -> "Reference":
-        return Reference({cell: tables.values(results, cell) for cell in tables.files(results)}, printed(results), tables.runs(results))
+        return Reference(
+            {cell: tables.values(results, cell) for cell in tables.files(results)},
+            printed(results),
+            tables.runs(results),
+        )
 
 
 def printed(results: Path) -> str:
@@ -218,7 +254,9 @@ class Run:
         if self.clock:
             environment |= {"LD_PRELOAD": str(self.clock), "FAULTS_CLOCK": str(self.place / "clock")}
         command = self.command.line(self.results)
-        process = subprocess.Popen(command, stdout=log.open("wb"), stderr=subprocess.STDOUT, start_new_session=True, env=environment)
+        process = subprocess.Popen(
+            command, stdout=log.open("wb"), stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
         self.drivers.append(Driver(process, log))
         return self.drivers[-1]
 
@@ -232,7 +270,9 @@ class Run:
         for driver in [driver for driver in self.drivers if not driver.alive]:
             self.drivers.remove(driver)
             if driver.process.returncode:
-                raise Violation(f"a driver ended with {driver.process.returncode} by itself:\n{driver.said()[-3000:]}")
+                raise Violation(
+                    f"a driver ended with {driver.process.returncode} by itself:\n{driver.said()[-3000:]}"
+                )
 
     def stop(self) -> None:
         """Interrupt all drivers, later ones first, so that none takes over."""
@@ -252,7 +292,9 @@ class Run:
             raise Violation(f"the driver ended well without all cells; '{self.step}' is not done")
         self.check()
         if agents := processes.gone(self._agents, within_s=180):
-            raise Violation(f"Ray's agents go on after their driver's end: {[(p.pid, p.title[:80]) for p in agents]}")
+            raise Violation(
+                f"Ray's agents go on after their driver's end: {[(p.pid, p.title[:80]) for p in agents]}"
+            )
         if left := tables.leftovers(self.results):
             raise Violation(f"left over in the results: {left}")
         verified = harness("verify", "--results", str(self.results))
@@ -281,11 +323,19 @@ class Run:
         mended = set(mended)
         there = tables.files(self.results)
         lost = [cell for cell in self._known if cell not in there and cell not in mended]
-        redone = [cell for cell in self._known if cell in there and there[cell] != self._known[cell] and cell not in mended]
+        redone = [
+            cell
+            for cell in self._known
+            if cell in there and there[cell] != self._known[cell] and cell not in mended
+        ]
         redone += [path for kind, path, _ in lines if kind == "redone"]
         foreign = [cell for cell in there if cell not in self.reference.cells]
-        fresh = [cell for cell in there if there[cell] != self._known.get(cell) and cell in self.reference.cells]
-        differing = [cell for cell in fresh if tables.values(self.results, cell) != self.reference.cells[cell]]
+        fresh = [
+            cell for cell in there if there[cell] != self._known.get(cell) and cell in self.reference.cells
+        ]
+        differing = [
+            cell for cell in fresh if tables.values(self.results, cell) != self.reference.cells[cell]
+        ]
         partial = [line for line in lines if line[0] == "partial"]
         self._known = there
         for fault in self.faults[self._checked :]:
@@ -314,12 +364,17 @@ class Run:
         left = processes.gone([p for p in others if not p.title.startswith(_AGENTS)], within_s=60)
         processes.reap({node.process.pid for node in nodes} | kept)
         if left:
-            raise Violation(f"processes go on after their driver's end: {[(p.pid, p.title[:80]) for p in left]}")
+            raise Violation(
+                f"processes go on after their driver's end: {[(p.pid, p.title[:80]) for p in left]}"
+            )
 
     def _watch(self) -> None:
         if self._reader is None:
             command = [sys.executable, "-m", "faults.reader", str(self.results)]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_HERE.parent), os.environ.get("PYTHONPATH", "")])}
+            environment = {
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(_HERE.parent), os.environ.get("PYTHONPATH", "")]),
+            }
             self._reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
     def _unwatch(self) -> list[list[str]]:

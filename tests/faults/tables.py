@@ -12,7 +12,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-TIMED = ("attack_s", "epoch_s", "images_per_s", "peak_share", "device", "world_size")  # columns about time and place
+TIMED = (
+    "attack_s",
+    "epoch_s",
+    "images_per_s",
+    "peak_share",
+    "device",
+    "world_size",
+)  # columns about time and place
 STEPS = ("bound", "base-network", "attack", "defense", "baselines", "black-box", "white-box")
 
 
@@ -46,7 +53,11 @@ def values(results: Path, cell: str) -> str:
     path = results / cell
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         table = file.read()
-    table = table.drop_columns([name for name in TIMED if name in table.column_names]).replace_schema_metadata(None).combine_chunks()
+    table = (
+        table.drop_columns([name for name in TIMED if name in table.column_names])
+        .replace_schema_metadata(None)
+        .combine_chunks()
+    )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -79,7 +90,9 @@ def leftovers(results: Path) -> list[str]:
     return sorted(
         str(path.relative_to(results))
         for path in results.rglob("*")
-        if path.suffix in (".tmp", ".checkpoint") or path.name.startswith(".tune") or path.name.endswith("-journal")
+        if path.suffix in (".tmp", ".checkpoint")
+        or path.name.startswith(".tune")
+        or path.name.endswith("-journal")
     )
 
 
@@ -112,5 +125,7 @@ def unreadable(path: Path) -> str | None:
 def runs(results: Path) -> int:
     """Finished runs in MLflow's database."""
     with closing(sqlite3.connect(f"file:{results / 'mlflow.db'}?mode=ro", uri=True)) as database:
-        (count,) = database.execute("select count(*) from runs where lifecycle_stage = 'active' and status = 'FINISHED'").fetchone()
+        (count,) = database.execute(
+            "select count(*) from runs where lifecycle_stage = 'active' and status = 'FINISHED'"
+        ).fetchone()
     return int(count)

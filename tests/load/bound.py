@@ -28,7 +28,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pixels, labels = generate(count)
         for shard in range(SHARDS):
-            write(Path(folder, f"train-{shard:05}-of-{SHARDS:05}.parquet"), pixels[shard::SHARDS], labels[shard::SHARDS])
+            write(
+                Path(folder, f"train-{shard:05}-of-{SHARDS:05}.parquet"),
+                pixels[shard::SHARDS],
+                labels[shard::SHARDS],
+            )
         order = np.concatenate([np.arange(count)[shard::SHARDS] for shard in range(SHARDS)])
         write(Path(folder, "test.parquet"), *generate(1000, seed=1))
         study, results = Path(folder, "load.yaml"), Path(folder, "results")
@@ -39,11 +43,27 @@ def main() -> None:
             )
         )  # fmt: skip
         samples = list(
-            watch([sys.executable, "-m", "harness.cli", "bound", str(study), "--results", str(results), "--workers", "2"], results)
+            watch(
+                [
+                    sys.executable,
+                    "-m",
+                    "harness.cli",
+                    "bound",
+                    str(study),
+                    "--results",
+                    str(results),
+                    "--workers",
+                    "2",
+                ],
+                results,
+            )
         )
         parts = ("driver", "workers", "ray", "total")
         print(f"{count} images of {SIZE} x {SIZE}: {samples[-1].seconds:.0f} s")
-        print("peak MB: " + ", ".join(f"{part} {max(getattr(sample, part) for sample in samples):.0f}" for part in parts))
+        print(
+            "peak MB: "
+            + ", ".join(f"{part} {max(getattr(sample, part) for sample in samples):.0f}" for part in parts)
+        )
         (found,) = (results / "bound/dataset=generated/split=train").glob("*.parquet")
         wrong = check(pq.ParquetFile(found).read(), pixels[order], labels[order])
     print(f"{2 * CHECKED} distances compared with all pairs: {wrong} differ")
@@ -55,13 +75,21 @@ def generate(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     strokes = np.random.default_rng(42).random((CLASSES, 6, SIZE, SIZE)) ** 4
     for _ in range(3):  # blurred, so that neighbouring pixels are alike, as in pictures
-        strokes = (strokes + np.roll(strokes, 1, 2) + np.roll(strokes, 1, 3) + np.roll(strokes, -1, 2) + np.roll(strokes, -1, 3)) / 5
+        strokes = (
+            strokes
+            + np.roll(strokes, 1, 2)
+            + np.roll(strokes, 1, 3)
+            + np.roll(strokes, -1, 2)
+            + np.roll(strokes, -1, 3)
+        ) / 5
     labels = random.integers(0, CLASSES, count)
     pixels = np.empty((count, SIZE, SIZE), np.uint8)
     for start in range(0, count, 10_000):
         chosen = labels[start : start + 10_000]
         weights = random.dirichlet(np.full(6, 0.5), len(chosen))
-        mixed = np.einsum("iw,iwyx->iyx", weights, strokes[chosen]) * 700 + random.normal(0, 4, (len(chosen), SIZE, SIZE))
+        mixed = np.einsum("iw,iwyx->iyx", weights, strokes[chosen]) * 700 + random.normal(
+            0, 4, (len(chosen), SIZE, SIZE)
+        )
         pixels[start : start + 10_000] = np.clip(mixed, 0, 255)
     return pixels, labels
 
@@ -80,9 +108,14 @@ def check(bound: pa.Table, pixels: np.ndarray, labels: np.ndarray) -> int:
     flat, wrong = pixels.reshape(len(pixels), -1), 0
     rows = {(row["image_id"], row["neighbours"]): row for row in bound.to_pylist()}
     for image in np.random.default_rng(0).choice(len(pixels), CHECKED, replace=False).tolist():
-        distance = np.abs(flat.astype(np.int16) - flat[image]).sum(axis=1, dtype=np.int64) / (255 * flat.shape[1])
+        distance = np.abs(flat.astype(np.int16) - flat[image]).sum(axis=1, dtype=np.int64) / (
+            255 * flat.shape[1]
+        )
         others = {"other_class": labels != labels[image], "any_class": np.arange(len(labels)) != image}
-        wrong += sum(abs(rows[image, kind]["distance"] - distance[which].min()) > 1e-12 for kind, which in others.items())
+        wrong += sum(
+            abs(rows[image, kind]["distance"] - distance[which].min()) > 1e-12
+            for kind, which in others.items()
+        )
     return wrong
 
 

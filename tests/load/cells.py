@@ -40,7 +40,9 @@ def main() -> None:
         study.write_text(yaml.safe_dump(STUDY))
         command = [sys.executable, "-m", "harness.cli", "run", str(study), "--results", str(results)]
         samples = list(watch(command, results))
-    rows = _at_each([sample for sample in samples if sample.workers], 50)  # not what is before and after the work
+    rows = _at_each(
+        [sample for sample in samples if sample.workers], 50
+    )  # not what is before and after the work
     for row in rows:
         print("  ".join(f"{value:>12}" for value in row))
     if chosen.csv:

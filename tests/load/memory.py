@@ -70,4 +70,8 @@ def _megabytes(pid: int) -> float:
 def slope(samples: list[Sample], part: str) -> float:
     """MB for each cell: the straight line through a part's samples."""
     cells = [sample.cells for sample in samples]
-    return float(np.polyfit(cells, [getattr(sample, part) for sample in samples], 1)[0]) if len(set(cells)) > 1 else 0.0
+    return (
+        float(np.polyfit(cells, [getattr(sample, part) for sample in samples], 1)[0])
+        if len(set(cells)) > 1
+        else 0.0
+    )

@@ -56,9 +56,16 @@ def install() -> str | None:
     with no_services():
         for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
             done = subprocess.run(
-                ["apt-get", "-qq", *command], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True, text=True
+                ["apt-get", "-qq", *command],
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                capture_output=True,
+                text=True,
             )
-    return f"needs {', '.join(packages)}, and apt-get failed: {done.stderr.strip()[-300:]}" if done.returncode else None
+    return (
+        f"needs {', '.join(packages)}, and apt-get failed: {done.stderr.strip()[-300:]}"
+        if done.returncode
+        else None
+    )
 
 
 @contextmanager
@@ -88,11 +95,29 @@ def main() -> int:
     here = Path(__file__).resolve().parent
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as wheels:
         # The machines have no way out: what builds the harness there is fetched here.
-        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps", "--dest", wheels]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--quiet",
+            "--disable-pip-version-check",
+            "download",
+            "--no-deps",
+            "--dest",
+            wheels,
+        ]
         subprocess.run([*pip, "setuptools>=77"], check=True)
         # Read into the room before the test covers what it likes.
         inside = f'mount -t tmpfs -o mode=755 tmpfs {ROOM} && mv {wheels} {ROOM}/wheels && exec "$@"'
-        pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(here / "test_two_hosts.py"), *sys.argv[1:]]
+        pytest = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            str(here / "test_two_hosts.py"),
+            *sys.argv[1:],
+        ]
         room = subprocess.Popen(
             ["unshare", *NAMESPACES, "sh", "-ec", inside, "sh", *pytest],
             cwd=here.parent.parent, env={**os.environ, "HARNESS_TWO_HOSTS": "1"}, preexec_fn=die_with_parent,

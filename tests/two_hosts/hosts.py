@@ -76,7 +76,9 @@ class Host:
         """The machine's home, seen from here."""
         return ROOM / self.name / "home"
 
-    def run(self, command: str, timeout_s: float = 120, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, command: str, timeout_s: float = 120, check: bool = True
+    ) -> "subprocess.CompletedProcess[str]":
         """A command typed at this machine in a login shell; AssertionError with all that it said where it fails."""
         entered = ["nsenter", f"--target={self.pid}", "--mount", "--net", "--uts", "--pid", f"--wd={HOME}"]
         environment = {"HOME": str(HOME), "USER": "root", "TERM": "dumb", "LC_ALL": "C.UTF-8"}
@@ -84,7 +86,9 @@ class Host:
             [*entered, "bash", "--login", "-c", command], env=environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=timeout_s,
         )  # fmt: skip
-        assert not check or done.returncode == 0, f"{self.name}$ {command}\n{done.stdout}\nexit code {done.returncode}"
+        assert not check or done.returncode == 0, (
+            f"{self.name}$ {command}\n{done.stdout}\nexit code {done.returncode}"
+        )
         return done
 
 
@@ -95,7 +99,11 @@ def furnish() -> None:
     for kind in ("purelib", "platlib"):
         for entry in Path(sysconfig.get_path(kind)).iterdir():
             link = PACKAGES / entry.name
-            if not (entry.name.startswith(("harness", "__editable__")) or entry.suffix in (".pth", ".egg-link") or link.is_symlink()):
+            if not (
+                entry.name.startswith(("harness", "__editable__"))
+                or entry.suffix in (".pth", ".egg-link")
+                or link.is_symlink()
+            ):
                 link.symlink_to(entry)
     (SCRIPTS / "ray").write_text('#!/bin/sh\nexec python -m ray.scripts.scripts "$@"\n')
     (SCRIPTS / "ray").chmod(0o755)
@@ -109,19 +117,27 @@ def start(name: str, number: int) -> Host:
         (folder / inner).mkdir(parents=True)
     (folder / "home/.ssh").chmod(0o700)
     (folder / "tmp").chmod(0o1777)
-    (folder / "passwd").write_text(f"root:x:0:0:root:{HOME}:/bin/bash\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n")
+    (folder / "passwd").write_text(
+        f"root:x:0:0:root:{HOME}:/bin/bash\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n"
+    )
     (folder / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
     (folder / "sshd_config").write_text(_SSHD.format(folder=folder, home=HOME))
-    profile = _PROFILE.format(python=Path(sys.base_prefix, "bin"), scripts=SCRIPTS, packages=PACKAGES, wheels=WHEELS)
+    profile = _PROFILE.format(
+        python=Path(sys.base_prefix, "bin"), scripts=SCRIPTS, packages=PACKAGES, wheels=WHEELS
+    )
     (folder / "home/.profile").write_text(profile)
     _shell(f"ssh-keygen -q -t ed25519 -N '' -f {folder}/ssh_host_key")
     script = _START.format(folder=folder, home=HOME, name=name, link=link, address=address)
     namespaces = ["--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
     log = (folder / "sshd.log").open("wb")
-    process = subprocess.Popen(["unshare", *namespaces, "sh", "-c", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    process = subprocess.Popen(
+        ["unshare", *namespaces, "sh", "-c", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+    )
     host = Host(name, address, process)
     _wait(lambda: host.pid > 0, "its first process")
-    _shell(f"ip link add {link} type veth peer name {link}-0; ip link set {link}-0 master wire up; ip link set {link} netns {host.pid}")
+    _shell(
+        f"ip link add {link} type veth peer name {link}-0; ip link set {link}-0 master wire up; ip link set {link} netns {host.pid}"
+    )
     _wait(lambda: "0.0.0.0:22" in host.run("ss -ltn", check=False).stdout, f"the ssh server of {name}")
     return host
 

@@ -30,9 +30,13 @@ class Machines:
     worker: Host
     alone: "subprocess.Popen[str]"  # the same study on one machine, started while the cluster comes up
 
-    def type(self, command: str, timeout_s: float = 600, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    def type(
+        self, command: str, timeout_s: float = 600, check: bool = True
+    ) -> "subprocess.CompletedProcess[str]":
         """A command at the laptop, in the checkout, with the environment that has the ray command."""
-        return self.laptop.run(f"cd ~/harness && export PATH={sys.prefix}/bin:$PATH && {command}", timeout_s, check)
+        return self.laptop.run(
+            f"cd ~/harness && export PATH={sys.prefix}/bin:$PATH && {command}", timeout_s, check
+        )
 
     def tasks(self) -> dict[str, set[str]]:
         """Name of a task -> the machines on which Ray saw it finish, in any job so far."""
@@ -55,7 +59,9 @@ def machines() -> Iterator[Machines]:
         cwd=SOURCE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     hosts.furnish()
-    laptop, head, worker = (hosts.start(name, number) for name, number in (("laptop", 9), ("head", 10), ("worker", 11)))
+    laptop, head, worker = (
+        hosts.start(name, number) for name, number in (("laptop", 9), ("head", 10), ("worker", 11))
+    )
     hosts.let_in(laptop, head, worker)
     hosts.check_out(SOURCE, laptop)
     made = Machines(laptop, head, worker, alone)
@@ -80,7 +86,9 @@ def machines() -> Iterator[Machines]:
 
 def facts(results: Path) -> list[dict[str, Any]]:
     """Where and with what each cell was made."""
-    return [json.loads(pq.read_schema(path).metadata[b"harness"])["facts"] for path in results.rglob("*.parquet")]
+    return [
+        json.loads(pq.read_schema(path).metadata[b"harness"])["facts"] for path in results.rglob("*.parquet")
+    ]
 
 
 def title(results: Path) -> str:
@@ -91,7 +99,9 @@ def title(results: Path) -> str:
 
 def test_the_study_of_two_machines_is_that_of_one(machines: Machines) -> None:
     """Submitted at once: the job waits for the worker, which joins some time after `ray up` is back."""
-    done = machines.type(f"ray submit cluster.yaml jobs/study.py -- --study quick --results {SHARED}/two --set compute.nodes=2")
+    done = machines.type(
+        f"ray submit cluster.yaml jobs/study.py -- --study quick --results {SHARED}/two --set compute.nodes=2"
+    )
     assert "83 cells made" in done.stdout
     said, _ = machines.alone.communicate(timeout=600)
     assert machines.alone.returncode == 0, said
@@ -108,7 +118,9 @@ def test_one_training_over_two_machines(machines: Machines) -> None:
 
     Mappings with spaces arrive whole; texts do where they are quoted for the second shell as well.
     """
-    settings = '--set "network={architecture: convnet, width: 4}" --set base.epochs=2 --set dataset.train_limit=200'
+    settings = (
+        '--set "network={architecture: convnet, width: 4}" --set base.epochs=2 --set dataset.train_limit=200'
+    )
     settings += """ --set "'dataset.title=two words'" """
     command = f"ray submit cluster.yaml jobs/base_network.py -- quick {settings} --set base.workers=2 --results {SHARED}/ddp"
     machines.type(command)
@@ -126,7 +138,9 @@ def test_a_job_with_its_working_directory(machines: Machines) -> None:
         file.write("# changed since it was installed\n")
     machines.type(f"ssh -o StrictHostKeyChecking=no -fN -L 8265:127.0.0.1:8265 {machines.head.address}")
     submit = "ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/bound.py mine"
-    done = machines.type(f'RAY_AUTH_MODE=token {submit} --set "dataset.title=two words" --results {SHARED}/job')
+    done = machines.type(
+        f'RAY_AUTH_MODE=token {submit} --set "dataset.title=two words" --results {SHARED}/job'
+    )
     assert "2 cells made" in done.stdout and "succeeded" in done.stdout
     assert title(SHARED / "job") == "two words"
     failed = machines.type(f"RAY_AUTH_MODE=token {submit} --set dataset.sauce=digits", check=False)
@@ -148,7 +162,9 @@ def test_machines_that_differ_are_told_before_work_starts(machines: Machines) ->
     machines.worker.run("~/harness-venv/bin/python -m pip uninstall -qy harness")
     failed = machines.type(f"{submit} --results {SHARED}/none", check=False)
     assert failed.returncode == 1
-    assert f"worker {machines.worker.address}: Python there has no 'harness': install" in " ".join(failed.stdout.split())
+    assert f"worker {machines.worker.address}: Python there has no 'harness': install" in " ".join(
+        failed.stdout.split()
+    )
 
 
 def test_a_machine_that_never_comes(machines: Machines) -> None:
@@ -165,7 +181,10 @@ def test_nobody_gets_in_without_the_token(machines: Machines) -> None:
         assert host.run("stat -c %a ~/.ray/auth_token").stdout == "600\n"
     ask = "python3 -c \"from urllib.request import urlopen; urlopen('http://127.0.0.1:8265/api/jobs/', timeout=20)\""
     assert "HTTP Error 401" in machines.head.run(ask, check=False).stdout
-    assert "Connection refused" in machines.worker.run(ask.replace("127.0.0.1", machines.head.address), check=False).stdout
+    assert (
+        "Connection refused"
+        in machines.worker.run(ask.replace("127.0.0.1", machines.head.address), check=False).stdout
+    )
     # A machine of the network with another token, or none.
     connect = f"python3 -c \"import ray; ray.init(address='{machines.head.address}:6379', log_to_driver=False); print('in')\""
     for token in ("RAY_AUTH_MODE=disabled", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'0' * 64}"):
