@@ -1,4 +1,6 @@
-"""What goes wrong, in words a user can act on: what they gave us cannot be used, or one piece of work failed among many."""
+"""What goes wrong, in words a user can act on: what they gave us cannot be used, or one piece of work failed
+among many.
+"""
 
 import difflib
 import traceback
@@ -16,7 +18,8 @@ class HarnessError(Exception):
 
 @dataclass(frozen=True)
 class Failed:
-    """What came of a piece of work that failed for good: why, in a line, and the traceback where there is one.
+    """What came of a piece of work that failed for good: why, in a line, and the traceback where there is
+    one.
 
     ``waits``: it was not tried, since something that it needs failed.
     """

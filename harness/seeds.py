@@ -69,7 +69,9 @@ def uniform(seed: int, ids: Tensor, draw: Tensor, size: int) -> Tensor:
 
 
 def _unit(words: Tensor) -> Tensor:
-    """32-bit words to float32 in (0, 1): 23 bits and half a step, which float32 holds exactly, so never 0 or 1."""
+    """32-bit words to float32 in (0, 1): 23 bits and half a step, which float32 holds exactly, so never 0 or
+    1.
+    """
     return ((words >> 9).float() + 0.5) * 2.0**-23
 
 

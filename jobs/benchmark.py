@@ -5,7 +5,7 @@
 Takes the arguments of `harness benchmark`; measures on the machine that it runs on.
 """
 
-from harness.job import run
+from harness.cli.job import run
 
 if __name__ == "__main__":
     run("benchmark")

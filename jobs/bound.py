@@ -5,7 +5,7 @@
 Takes the arguments of `harness bound`; runs on the Ray cluster that it finds, else on this machine.
 """
 
-from harness.job import run
+from harness.cli.job import run
 
 if __name__ == "__main__":
     run("bound")

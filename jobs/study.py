@@ -6,7 +6,7 @@ Takes the arguments of `harness run`, the study's name with or without ``--study
 cluster that it finds, else on this machine.
 """
 
-from harness.job import run
+from harness.cli.job import run
 
 if __name__ == "__main__":
     run("run")

@@ -20,7 +20,7 @@ DATA = os.environ.get("HARNESS_DATA")
 
 
 def pytest_unconfigure() -> None:
-    """Nothing is said after the summary: with torch loaded, DuckDB's bindings list their own types as leaked at exit."""
+    """Nothing is said after the summary: with torch, DuckDB's bindings list their types as leaked at exit."""
     atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 
 
@@ -46,11 +46,9 @@ def ray_session() -> Iterator[None]:
     """A small local Ray with four logical cores."""
     import ray
 
-    # Workers import the functions that tests define.
-    here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
     ray.init(
         address="local",
-        runtime_env=here,
+        runtime_env={"env_vars": {"PYTHONPATH": _import_path()}},
         num_cpus=4,
         include_dashboard=False,
         object_store_memory=150_000_000,
@@ -59,6 +57,14 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+def _import_path() -> str:
+    """Where workers find the functions that tests define: here and in the folders with tests, then ours."""
+    here = Path(__file__).parent
+    folders = sorted({here, *(path.parent for path in here.rglob("test_*.py"))})
+    own = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([*map(str, folders), *([own] if own else [])])
 
 
 @pytest.fixture(scope="session")
@@ -87,15 +93,17 @@ def tiny_study() -> dict[str, Any]:
         "base": {"epochs": 3, "learning_rate": 0.01, "batch_size": 32},
         "attacks": {"fgsm": {"epsilon": [0.1, 0.3]}, "deepfool": {"steps": 10}},
         "batch_size": 4,
-        "defense": {"k": [1, 2], "n": [2], "epochs": 1},
-        "adversarial_training": {"epochs": 1, "sources": [{"attack": "fgsm", "epsilon": 0.1}]},
+        "defenses": {
+            "imperceptible_bound": {"k": [1, 2], "n": [2], "epochs": 1},
+            "adversarial_images": {"epochs": 1, "sources": [{"attack": "fgsm", "epsilon": 0.1}]},
+        },
         "white_box": {"epsilon": [0.1], "step_divisors": [4], "steps": 3},
         "compute": {"workers": 0},
     }
 
 
 class Silence:
-    """A ``pipeline.Progress`` that keeps what it is told."""
+    """A ``Progress`` that keeps what it is told."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, int, int]] = []
@@ -112,23 +120,24 @@ class Silence:
 
 def run_study(data: dict[str, Any], results: Path | str, **changes: Any) -> Any:
     """Run all steps of a study given as plain data; the finished Run."""
-    from harness import pipeline, spec
-    from harness.store import Store
+    from harness.pipeline.run import prepare, run_steps
+    from harness.results.store import Store
+    from harness.study.reading import build
 
-    run = pipeline.prepare(spec.build({**data, **changes}), Store(results), None, Silence())
-    pipeline.run_steps(run)
+    run = prepare(build({**data, **changes}), Store(results), None, Silence())
+    run_steps(run)
     return run
 
 
 def snapshot(results: Path | str) -> dict[str, dict[str, list[Any]]]:
     """Every cell's measured values by path, without what is a matter of time and place."""
-    from harness.records import TABLES
-    from harness.store import Store
+    from harness.results.records import SCHEMAS
+    from harness.results.store import Store
 
     found, store = {}, Store(results)
     for path in store.files():
         table = store.rows(path)
-        found[str(path)] = {column: table[column].to_pylist() for column in TABLES[path.parts[0]].measured}
+        found[str(path)] = {column: table[column].to_pylist() for column in SCHEMAS[path.parts[0]].measured}
     return found
 
 
@@ -136,7 +145,7 @@ def images(
     seed: int, count: int, classes: int, shape: tuple[int, int, int] = (1, 4, 4), values: int = 256
 ) -> Any:
     """Random images of some classes with ascending, gapped ids."""
-    from harness.datasets import Images
+    from harness.data.datasets import Images
 
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(classes), rng.integers(0, classes, count - classes)])

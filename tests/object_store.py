@@ -11,7 +11,9 @@ BUCKET = "bucket"
 
 
 class ObjectStore:
-    """Runs in a thread. Every request goes through ``gate`` first: text that it returns is the answer, an S3 error code of status 403."""
+    """Runs in a thread. Every request goes through ``gate`` first: text that it returns is the answer, an S3
+    error code of status 403.
+    """
 
     def __init__(self) -> None:
         from moto.server import DomainDispatcherApplication, create_backend_app

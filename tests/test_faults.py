@@ -1,4 +1,6 @@
-"""A short series of faults (`make faults` is the long one): the tables are those of an undisturbed run, nothing is done twice."""
+"""A short series of faults (`make faults` is the long one): the tables are those of an undisturbed run,
+nothing is done twice.
+"""
 
 import csv
 import os

@@ -3,13 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from brute_force import brute, pairs, scrambled_index
 from conftest import images, run_study
-from test_bound import brute
-from test_filter import index
-from test_nearest import pairs
 
-from harness import attacks, nearest_gpu, networks, seeds, training
-from harness.spec import METHODS, NetworkSpec, Pgd, TrainingSpec
+from harness import attacks, seeds
+from harness.attacks import ATTACKS
+from harness.attacks.gradient_sign import Pgd
+from harness.bound import nearest_gpu
+from harness.networks.build import build
+from harness.networks.classifier import as_input, to_tensor
+from harness.networks.convnet import ConvNet
+from harness.networks.device import device, peak_flops
+from harness.networks.objective import Inputs, supervised
+from harness.networks.training import Training, TrainingSettings
 
 pytestmark = pytest.mark.gpu
 
@@ -24,13 +30,13 @@ def test_random_words_are_the_same():
 
 
 def test_full_float32():
-    networks.device()
+    device()
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def _cases():
-    for method, model in METHODS.items():
+    for method, model in ATTACKS.items():
         epsilon = {"epsilon": (0.2,)} if "epsilon" in model.model_fields else {}
         for gradients in ("float32", "bfloat16") if "gradients" in model.model_fields else (None,):
             settings = model(method=method, **epsilon, **({"gradients": gradients} if gradients else {}))
@@ -43,15 +49,15 @@ def _cases():
 @pytest.mark.parametrize("settings", _cases())
 def test_attacks(settings):
     data = images(0, 16, 3, shape=(1, 8, 8))
-    network = networks.build(NetworkSpec(architecture="convnet", width=4), data.pixels, 3, 0).eval()
+    network = build(ConvNet(width=4), data.pixels, 3, 0).eval()
     found = []
     for on in ("cpu", "cuda"):
-        x = networks.as_input(networks.to_tensor(data.pixels, torch.device(on)))
+        x = as_input(to_tensor(data.pixels, torch.device(on)))
         model = network.to(on)
         with torch.no_grad():
             labels = model(x).argmax(1)
         (made,) = attacks.perturb(
-            model, x, labels, networks.to_tensor(data.ids, torch.device(on)), settings, 0, batch_size=5
+            model, x, labels, to_tensor(data.ids, torch.device(on)), settings, 0, batch_size=5
         )
         found.append(attacks.norms(x, made)["l2"])
     assert np.mean(found[0]) == pytest.approx(np.mean(found[1]), rel=0.05)
@@ -65,7 +71,7 @@ def test_neighbours(shape, kernel, indexed, monkeypatch):
     if kernel == "torch":
         monkeypatch.setattr(nearest_gpu, "gpu_distances", lambda: None)
     data = images(0, 60, 3, shape, values=3)
-    database = nearest_gpu.Database(data, index(data, 0) if indexed else None, torch.device("cuda"))
+    database = nearest_gpu.Database(data, scrambled_index(data, 0) if indexed else None, torch.device("cuda"))
     assert pairs(database.search(data, True)) == brute(data, data, True)
 
 
@@ -73,17 +79,16 @@ def test_neighbours(shape, kernel, indexed, monkeypatch):
 def test_trainings(monkeypatch, precision, rounding):
     data, losses = images(0, 64, 3, shape=(3, 8, 8)), []
     for on in (torch.device("cpu"), torch.device("cuda")):
-        monkeypatch.setattr(networks, "device", lambda on=on: on)
-        inputs = training.Inputs(
-            *(networks.to_tensor(value, on) for value in (data.pixels, data.labels, data.ids))
-        )
-        network = networks.build(NetworkSpec(architecture="convnet", width=8), data.pixels, 3, 0)
-        spec = TrainingSpec(epochs=2, batch_size=16, precision=precision)
-        run = training.Training(network, training.supervised(inputs, {}), spec, 0, data)
+        monkeypatch.setattr("harness.networks.training.device", lambda on=on: on)
+        pixels, labels, ids = (to_tensor(value, on) for value in (data.pixels, data.labels, data.ids))
+        inputs = Inputs(pixels, labels, ids)
+        network = build(ConvNet(width=8), data.pixels, 3, 0)
+        spec = TrainingSettings(epochs=2, batch_size=16, precision=precision)
+        run = Training(network, supervised(inputs), spec, 0, data)
         run.start()
         losses.append([run.run_epoch()["loss"] for _ in range(2)])
     assert losses[0] == pytest.approx(losses[1], rel=rounding)
-    known = training.peak_flops(torch.device("cuda"), precision) is not None
+    known = peak_flops(torch.device("cuda"), precision) is not None
     assert (0 < run.rows[-1]["peak_share"] < 1) if known else run.rows[-1]["peak_share"] is None
 
 

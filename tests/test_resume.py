@@ -1,4 +1,6 @@
-"""SIGKILL of the driver: the same command goes on, redoes nothing that was finished, and ends in the same tables."""
+"""SIGKILL of the driver: the same command goes on, redoes nothing that was finished, and ends in the same
+tables.
+"""
 
 import os
 import signal

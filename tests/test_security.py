@@ -1,4 +1,4 @@
-"""What comes from outside is tried with what an attacker would send: nothing of it runs, nothing leaves its folder.
+"""What comes from outside, tried with what an attacker would send: nothing runs, nothing leaves its folder.
 
 Beside it: SQL that writes or reads elsewhere in test_views.py, archives cut or corrupt in test_sources.py.
 """
@@ -25,17 +25,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from test_sources import spec as dataset_spec
-from test_sources import write_zip
-from test_tracking import CELLS, PLAN, write
+from mini_study import BASE, record, write
+from tiny_sources import spec as dataset_spec
+from tiny_sources import write_zip
 
-from harness import checkpoints, sources, spec, vgg16, views
-from harness.audit import verify
-from harness.cells import Cell
 from harness.cli import main
-from harness.datasets import load
+from harness.data import SOURCES, tinyimagenet
+from harness.data.datasets import load
 from harness.errors import HarnessError
-from harness.store import Store
+from harness.networks import imagenet
+from harness.report import database
+from harness.results import checkpoints
+from harness.results.cells import Cell, tensors_path
+from harness.results.store import Store
+from harness.results.verification import verify
+from harness.study import reading
 
 
 class Payload:
@@ -65,7 +69,7 @@ def marker(tmp_path: Path) -> Iterator[Path]:
 def _refused(tmp_path: Path, words: str) -> None:
     before = set(tmp_path.rglob("*"))
     with pytest.raises(HarnessError, match=words):
-        load(dataset_spec("tinyimagenet"), tmp_path, 0)
+        load(dataset_spec("tinyimagenet"), tmp_path)
     assert set(tmp_path.rglob("*")) == before
 
 
@@ -87,7 +91,7 @@ def test_a_member_that_is_a_link(tmp_path: Path) -> None:
 
 def test_a_bomb_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Members that each look harmless, and together fill a disk."""
-    monkeypatch.setattr(sources, "_ZIP_LIMIT_BYTES", 3_000_000)
+    monkeypatch.setattr(tinyimagenet, "UNPACKED_LIMIT_BYTES", 3_000_000)
     write_zip(tmp_path, {f"tiny-imagenet-200/{number}": bytes(1_000_000) for number in range(4)})
     _refused(tmp_path, "refused: expected at most 3000000 bytes unpacked, got 4")
 
@@ -130,9 +134,12 @@ def _png_header(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(_png_header(100_000, 100_000), "DecompressionBomb"), (_png_header(5_000, 5_000), "refused: expected at most 16777216 pixels"),
-     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n(touch ran) system\n", "cannot be read")],
-)  # fmt: skip
+    [
+        (_png_header(100_000, 100_000), "DecompressionBomb"),
+        (_png_header(5_000, 5_000), "refused: expected at most 16777216 pixels"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n(touch ran) system\n", "cannot be read"),
+    ],
+)
 def test_images_that_do_harm(tmp_path: Path, content: bytes, words: str) -> None:
     """A few bytes that promise gigabytes of pixels, and a format for which Pillow starts a program."""
     write_zip(tmp_path, {"tiny-imagenet-200/train/n02/images/n02_1.JPEG": content})
@@ -151,17 +158,17 @@ def test_a_pickle_as_weights(
     payload = tmp_path / name
     payload.write_bytes(pickle.dumps(Payload(marker)))
     with pytest.raises(HarnessError, match="not a safetensors file|sha256 differs"):
-        vgg16.load_pretrained(torch.nn.Identity(), payload)  # type: ignore[arg-type]
+        imagenet.load_pretrained(torch.nn.Identity(), payload)  # type: ignore[arg-type]
     if payload.suffix == ".pth":  # even one whose digest is right runs nothing
         torch.save(Payload(marker), payload)
-        monkeypatch.setattr(vgg16, "_SHA256", hashlib.sha256(payload.read_bytes()).hexdigest()[:8])
+        monkeypatch.setattr(imagenet, "_SHA256", hashlib.sha256(payload.read_bytes()).hexdigest()[:8])
         with pytest.raises(pickle.UnpicklingError, match="Weights only"):
-            vgg16.load_pretrained(torch.nn.Identity(), payload)  # type: ignore[arg-type]
+            imagenet.load_pretrained(torch.nn.Identity(), payload)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def cell() -> Cell:
-    return PLAN.base.cell
+    return BASE
 
 
 def test_a_pickle_as_a_cells_tensors(tmp_path: Path, marker: Path, cell: Cell) -> None:
@@ -179,7 +186,9 @@ def test_a_pickle_as_a_cells_tensors(tmp_path: Path, marker: Path, cell: Cell) -
     meta["artifact"] = {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
     path = store.root / cell.path
     pq.write_table(store.read(cell).replace_schema_metadata({b"harness": json.dumps(meta).encode()}), path)
-    path.with_suffix(".safetensors").write_bytes(payload)
+    tensors = store.root / tensors_path(cell.path)
+    tensors.parent.mkdir(parents=True)
+    tensors.write_bytes(payload)
     assert store.is_done(cell)
     with pytest.raises(HarnessError, match="no safetensors file"):
         store.tensors(cell)
@@ -196,35 +205,47 @@ def test_a_pickle_as_a_checkpoint(tmp_path: Path, marker: Path, cell: Cell) -> N
 
 def test_cifar10s_pickles_are_known_by_their_digest(tmp_path: Path, marker: Path) -> None:
     """The official files are pickles: whatever is not one of them, byte by byte, is not unpickled."""
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    for name in sources._CIFAR:
-        (folder / name).write_bytes(pickle.dumps(Payload(marker)))
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    for name in SOURCES["cifar10"].files:
+        (tmp_path / name).write_bytes(pickle.dumps(Payload(marker)))
     with pytest.raises(HarnessError, match="not the official MD5"):
-        load(dataset_spec("cifar10"), tmp_path, 0)
+        load(dataset_spec("cifar10"), tmp_path)
 
 
 # --- YAML -------------------------------------------------------------------------------------------
 
-BOMB = "a: &a [" + ", ".join(["x" * 50] * 10) + "]\n" + "".join(
-    f"{name}: &{name} [{', '.join(['*' + below] * 10)}]\n" for below, name in zip("abcdefghi", "bcdefghij", strict=True)
-)  # fmt: skip
+BOMB = (
+    "a: &a ["
+    + ", ".join(["x" * 50] * 10)
+    + "]\n"
+    + "".join(
+        f"{name}: &{name} [{', '.join(['*' + below] * 10)}]\n"
+        for below, name in zip("abcdefghi", "bcdefghij", strict=True)
+    )
+)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["name: !!python/object/apply:os.system ['touch {marker}']", "name: !!python/object/new:os.system ['touch {marker}']",
-     "!!python/object/apply:subprocess.check_output [['touch', '{marker}']]", BOMB, "a: &a [*a]", "[" * 5000, "seed: " + "9" * 5000,
-     "name: 2001-99-99"],
-)  # fmt: skip
+    [
+        "name: !!python/object/apply:os.system ['touch {marker}']",
+        "name: !!python/object/new:os.system ['touch {marker}']",
+        "!!python/object/apply:subprocess.check_output [['touch', '{marker}']]",
+        BOMB,
+        "a: &a [*a]",
+        "[" * 5000,
+        "seed: " + "9" * 5000,
+        "name: 2001-99-99",
+    ],
+)
 def test_yaml_that_does_harm(tmp_path: Path, marker: Path, text: str) -> None:
-    """Tags that call functions, aliases that stand for 10^10 entries, a list in itself, depths and numbers without end."""
+    """Tags that call functions, aliases for 10^10 entries, a list in itself, endless depths and numbers."""
     study = tmp_path / "study.yaml"
     study.write_text(text.replace("{marker}", str(marker)))
     with pytest.raises(HarnessError):
-        spec.load(str(study))
+        reading.load(str(study))
     with pytest.raises(HarnessError):
-        spec.load("quick", (f"name={text.partition(' ')[2].replace('{marker}', str(marker)) or '['}",))
+        reading.load("quick", (f"name={text.partition(' ')[2].replace('{marker}', str(marker)) or '['}",))
 
 
 # --- names ------------------------------------------------------------------------------------------
@@ -232,36 +253,43 @@ def test_yaml_that_does_harm(tmp_path: Path, marker: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", "x\n", "a\\b", "X", "x" * 41, ""])
 def test_names_are_no_paths(name: str) -> None:
-    plain = spec.load("quick").model_dump(mode="json")
+    plain = reading.load("quick").model_dump(mode="json")
     for changed in (
         {"name": name},
         {"dataset": {**plain["dataset"], "name": name}},
         {"attacks": {name: {"method": "deepfool"}}},
     ):
         with pytest.raises(HarnessError, match="mistake"):
-            spec.build({**plain, **changed})
+            reading.build({**plain, **changed})
 
 
 @pytest.mark.parametrize("folder", ["..", "a/..", "/", "a\nb"])
 def test_folders_that_name_no_data_set(folder: str) -> None:
-    plain = spec.load("quick").model_dump(mode="json")
+    plain = reading.load("quick").model_dump(mode="json")
     with pytest.raises(HarnessError, match="name"):
-        spec.build({**plain, "dataset": {"source": "parquet", "folder": folder}})
+        reading.build({**plain, "dataset": {"source": "parquet", "folder": folder}})
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"path": "../../etc/passwd"}, {"path": "/etc/passwd"}, {"path": "training/../../secret.parquet"}, {"path": "training/other.parquet"},
-     {"table": "no_table"}, {"path": None}, {"path": ""}],
-)  # fmt: skip
+    [
+        {"path": "../../etc/passwd"},
+        {"path": "/etc/passwd"},
+        {"path": "training/../../secret.parquet"},
+        {"path": "training/other.parquet"},
+        {"table": "no_table"},
+        {"path": None},
+        {"path": ""},
+    ],
+)
 def test_a_study_that_names_files_elsewhere(tmp_path: Path, change: dict[str, Any]) -> None:
     store = Store(tmp_path / "results").open()
-    store.record_study("mini", PLAN.study.model_dump(mode="json"), CELLS)
+    record(store)
     path = store.root / "studies" / "mini.json"
-    record = json.loads(path.read_text())
-    record["cells"][0] |= change
-    path.write_text(json.dumps(record))
-    for read in (store.studies, lambda: views.connect(store)):
+    content = json.loads(path.read_text())
+    content["cells"][0] |= change
+    path.write_text(json.dumps(content))
+    for read in (store.studies, lambda: database.connect(store)):
         with pytest.raises(HarnessError, match=r"mini\.json' is damaged"):
             read()
 
@@ -282,16 +310,33 @@ def test_a_parquet_file_of_someone_else(tmp_path: Path, cell: Cell, meta: str) -
 
 @pytest.mark.parametrize(
     "query",
-    ["load httpfs", "pragma database_list", "from read_csv('/etc/passwd')", "from '/etc/passwd'", "from read_blob('/etc/passwd')",
-     "from parquet_metadata('/etc/passwd')", "from sniff_csv('/etc/passwd')", "select getenv('HOME')", "reset threads",
-     "set allowed_directories = ['/']", "pragma enable_external_access", "from 'https://example.org/x.parquet'", "call force_checkpoint()",
-     "create macro m() as 1", "from read_parquet('{root}/**')", "from read_text('{root}/../x')", "detach memory", "use temp", "vacuum"],
-)  # fmt: skip
+    [
+        "load httpfs",
+        "pragma database_list",
+        "from read_csv('/etc/passwd')",
+        "from '/etc/passwd'",
+        "from read_blob('/etc/passwd')",
+        "from parquet_metadata('/etc/passwd')",
+        "from sniff_csv('/etc/passwd')",
+        "select getenv('HOME')",
+        "reset threads",
+        "set allowed_directories = ['/']",
+        "pragma enable_external_access",
+        "from 'https://example.org/x.parquet'",
+        "call force_checkpoint()",
+        "create macro m() as 1",
+        "from read_parquet('{root}/**')",
+        "from read_text('{root}/../x')",
+        "detach memory",
+        "use temp",
+        "vacuum",
+    ],
+)
 def test_sql_reads_the_tables_and_nothing_else(tmp_path_factory: pytest.TempPathFactory, query: str) -> None:
     store = Store(tmp_path_factory.getbasetemp() / "sql").open()
-    store.record_study("mini", PLAN.study.model_dump(mode="json"), CELLS)
-    with pytest.raises(HarnessError):
-        views.query(views.connect(store), query.format(root=store.root))
+    record(store)
+    with database.connect(store) as connection, pytest.raises(HarnessError):
+        database.query(connection, query.format(root=store.root))
 
 
 # --- what listens -----------------------------------------------------------------------------------
@@ -333,8 +378,8 @@ def _free_port() -> int:
 def test_mlflows_page_is_for_this_machine_and_its_own_pages(tmp_path: Path) -> None:
     """Neither a name that was rebound to the loopback nor another page's script gets an answer."""
     store, port = Store(tmp_path).open(), _free_port()
-    store.record_study("mini", PLAN.study.model_dump(mode="json"), CELLS)
-    write(store, PLAN.base.cell)
+    record(store)
+    write(store, BASE)
     command = [sys.executable, "-m", "harness.cli", "ui", "--results", str(tmp_path), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -364,8 +409,9 @@ def test_mlflows_page_is_for_this_machine_and_its_own_pages(tmp_path: Path) -> N
 DASHBOARD = """
 import sys
 import ray
-context = ray.init(address="local", num_cpus=1, dashboard_host="127.0.0.1", dashboard_port=int(sys.argv[1]), include_dashboard=True,
-                   log_to_driver=False, object_store_memory=80_000_000)
+port = int(sys.argv[1])
+context = ray.init(address="local", num_cpus=1, dashboard_host="127.0.0.1", dashboard_port=port,
+                   include_dashboard=True, log_to_driver=False, object_store_memory=80_000_000)
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """

@@ -1,124 +1,154 @@
 """Carlini & Wagner's attack."""
 
 import math
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from harness.attacks.compaction import State, compacted
-from harness.attacks.gradients import differentiable, input_gradient, logits, margin
-from harness.spec import CwL2
+from harness.attacks.attack import Attack, Gradients
+from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits, margin
+from harness.settings import Count
 
 _TANH_MARGIN = 0.999999  # Carlini's code: pixels at 0 and 1 stay at a finite place of tanh space
+_TYPICAL_SHARE = 0.6  # of binary_search_steps x steps
 
 
-def cw_l2(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    ids: Tensor,
-    settings: CwL2,
-    seed: int,
-    batch_size: int,
-) -> list[Tensor]:
-    """Carlini & Wagner 2017, l2 (section VI-A), untargeted, with a binary search over c for each image.
+class CwL2(Attack):
+    """Carlini & Wagner 2017, l2, with binary search over the constant, each image on its own."""
 
-    minimise |x - image|^2 + c * max(logit[label] - max of the others + confidence, 0), x = (tanh(w) + 1) / 2.
-    Returns the nearest image found that leaves its label by more than ``confidence``; the clean image
-    where none was found, or where it is there already.
+    title: ClassVar[str] = "C&W (l2)"
+    revision: ClassVar[int] = 0
 
-    Carlini's code ends a batch's search for a constant when the sum of its losses stalls; here each
-    image's ends by its own loss, and it goes on with its next constant at once.
-
-    With ``warm_start`` (not Carlini's) each constant goes on from the last one's w and Adam's means, so that a
-    quarter of the steps suffices. As its first images owe their success to the last constant, its own success
-    is judged in the second half of its steps; and while nothing succeeds constants grow threefold, not tenfold.
-    """
-    through = differentiable(network, settings.gradients)
-    check_every, judged_from = (
-        math.ceil(settings.steps / 10),
-        settings.steps // 2 if settings.warm_start else 0,
+    method: Literal["cw_l2"]
+    binary_search_steps: Count = 5
+    steps: Count = 200
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
+    initial_constant: Annotated[float, Field(gt=0)] = 0.1
+    confidence: Annotated[float, Field(ge=0)] = 0.0
+    warm_start: bool = Field(
+        False, description="a constant goes on from the last one's image: a quarter of the steps, e.g. 8 x 32"
     )
+    gradients: Gradients = "float32"
 
-    def step(state: State) -> tuple[State, Tensor]:
-        s, now = dict(state), state["step"]
-        adam = (now + 1 + (settings.steps * s["search"] if settings.warm_start else 0)).double()
-        w = s["w"].requires_grad_()
-        x = (w.tanh() + 1) / 2
-        square = (x - s["clean"]).square().flatten(1).sum(1)
-        lead = margin(through(x), s["label"]) + settings.confidence
-        loss = square + s["constant"] * lead.clamp(min=0)
-        gradient = input_gradient(loss.sum(), w)
-        with torch.no_grad():
-            left = lead < 0
-            nearer = left & (square < s["best_square"])
-            if through is not network and nearer.any():
-                rows = nearer.nonzero()[:, 0]
-                nearer[rows] = left[rows] = (
-                    margin(network(x[rows]), s["label"][rows]) + settings.confidence < 0
-                )
-            s["found"] = s["found"] | left & (now >= judged_from)
-            s["best"] = torch.where(_wide(nearer), x, s["best"])
-            s["best_square"] = torch.where(nearer, square, s["best_square"])
-            # Adam (Kingma & Ba 2015, algorithm 1) with its default decay rates.
-            s["mean"] = 0.9 * s["mean"] + 0.1 * gradient
-            s["variance"] = 0.999 * s["variance"] + 0.001 * gradient.square()
-            rate, scale = (settings.learning_rate / (1 - 0.9**adam)).float(), (1 - 0.999**adam).float()
-            s["w"] = w - _wide(rate) * s["mean"] / ((s["variance"] / _wide(scale)).sqrt() + 1e-8)
-            s["step"], ended = now + 1, now + 1 == settings.steps
-            if not settings.warm_start:
-                checked = now % check_every == 0
-                ended |= checked & ~(loss <= 0.9999 * s["previous"])
-                s["previous"] = torch.where(checked, loss, s["previous"])
-            if ended.any():
-                s = _next_constant(s, ended, settings.warm_start)
-        return s, s["search"] == settings.binary_search_steps
+    def cost(self, classes: int, values: int) -> float:
+        """Some constants end early."""
+        return _TYPICAL_SHARE * self.binary_search_steps * self.steps
 
-    with torch.no_grad():
-        attacked = (margin(logits(network, images, batch_size), labels) + settings.confidence >= 0).nonzero()[
-            :, 0
-        ]
-    best = images.clone()
-    if len(attacked):
-        best[attacked] = compacted(
-            _start(images[attacked], labels[attacked], settings.initial_constant), batch_size, step
-        )["best"]
-    return [best]
+    def perturb(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int, batch_size: int
+    ) -> list[Tensor]:
+        """Carlini & Wagner 2017, section VI-A, untargeted, with a binary search over c for each image.
+
+        minimise |x - image|^2 + c * max(logit[label] - max of the others + confidence, 0)
+        over w, where x = (tanh(w) + 1) / 2.
+
+        Returns the nearest image met that leaves its label by more than ``confidence``; the clean image
+        where none was met, or where it is there already.
+
+        Carlini's code ends a batch's search for a constant when the sum of its losses stalls; here each
+        image's ends by its own loss, and it goes on with its next constant at once.
+
+        With ``warm_start`` (not Carlini's) each constant goes on from the last one's w and Adam's means, so
+        that a quarter of the steps suffices. As its first images owe their success to the last constant, its
+        own success is judged in the second half of its steps; and while nothing succeeds constants grow
+        threefold, not tenfold.
+        """
+        through = differentiable(network, self.gradients)
+        check_every = math.ceil(self.steps / 10)
+        judged_from = self.steps // 2 if self.warm_start else 0
+
+        def step(state: State) -> tuple[State, Tensor]:
+            s = dict(state)
+            w = s["w"].requires_grad_()
+            x = (w.tanh() + 1) / 2
+            square = (x - s["clean"]).square().flatten(1).sum(1)
+            lead = margin(through(x), s["label"]) + self.confidence
+            loss = square + s["constant"] * lead.clamp(min=0)
+            gradient = input_gradient(loss.sum(), w)
+            with torch.no_grad():
+                left = lead < 0
+                nearer = left & (square < s["best_square"])
+                if through is not network and nearer.any():
+                    rows = nearer.nonzero()[:, 0]
+                    left[rows] = margin(network(x[rows]), s["label"][rows]) + self.confidence < 0
+                    nearer[rows] = left[rows]
+                s["best"] = torch.where(_wide(nearer), x, s["best"])
+                s["best_square"] = torch.where(nearer, square, s["best_square"])
+                s["succeeded"] = s["succeeded"] | left & (s["step"] >= judged_from)
+                checked = s["step"] % check_every == 0
+                s["step"] = s["step"] + 1
+                steps_of_adam = s["step"] + self.steps * s["search"] if self.warm_start else s["step"]
+                s |= _adam(s, gradient, steps_of_adam, self.learning_rate)
+                ended = s["step"] == self.steps
+                if not self.warm_start:
+                    ended |= checked & ~(loss <= 0.9999 * s["previous"])
+                    s["previous"] = torch.where(checked, loss, s["previous"])
+                if ended.any():
+                    s = _next_constant(s, ended, self.warm_start)
+            return s, s["search"] == self.binary_search_steps
+
+        lead = margin(logits(network, images, batch_size), labels) + self.confidence
+        attacked = (lead >= 0).nonzero()[:, 0]
+        best = images.clone()
+        if len(attacked):
+            start = _start(images[attacked], labels[attacked], self.initial_constant)
+            best[attacked] = compacted(start, batch_size, step)["best"]
+        return [best]
 
 
 def _start(clean: Tensor, label: Tensor, constant: float) -> State:
     """Each image before its first step with its first constant."""
-    infinite, zero, w = (
-        torch.full_like(clean[:, 0, 0, 0], torch.inf),
-        torch.zeros_like(label),
-        _in_tanh_space(clean),
-    )
-    return {
-        "clean": clean, "label": label, "best": clean, "best_square": infinite,
-        "constant": torch.full_like(infinite, constant), "lower": torch.zeros_like(infinite), "upper": infinite, "search": zero,
-        "w": w, "mean": torch.zeros_like(w), "variance": torch.zeros_like(w), "previous": infinite, "step": zero, "found": zero.bool(),
-    }  # fmt: skip
+    w = _in_tanh_space(clean)
+    infinite = torch.full_like(clean[:, 0, 0, 0], torch.inf)
+    zero = torch.zeros_like(label)
+    search = {
+        "constant": torch.full_like(infinite, constant),
+        "lower": torch.zeros_like(infinite),
+        "upper": infinite,
+        "search": zero,  # constants done with
+        "step": zero,  # steps taken with this constant
+        "succeeded": zero.bool(),  # with this constant
+        "previous": infinite,  # the loss when it was last checked
+    }
+    adam = {"w": w, "mean": torch.zeros_like(w), "variance": torch.zeros_like(w)}
+    return {"clean": clean, "label": label, "best": clean, "best_square": infinite} | search | adam
+
+
+def _adam(state: State, gradient: Tensor, steps: Tensor, learning_rate: float) -> State:
+    """Adam (Kingma & Ba 2015, algorithm 1) with its default decay rates; ``steps`` [B] with this one."""
+    mean = 0.9 * state["mean"] + 0.1 * gradient
+    variance = 0.999 * state["variance"] + 0.001 * gradient.square()
+    steps = steps.double()
+    rate = (learning_rate / (1 - 0.9**steps)).float()
+    scale = (1 - 0.999**steps).float()
+    w = state["w"] - _wide(rate) * mean / ((variance / _wide(scale)).sqrt() + 1e-8)
+    return {"w": w, "mean": mean, "variance": variance}
 
 
 def _next_constant(state: State, ended: Tensor, warm_start: bool) -> State:
-    """The binary search (section VI-A): the images that ended start anew, from the clean image or where they are."""
+    """The binary search (section VI-A): those that ended start anew, at the clean image or where they are."""
     s = dict(state)
-    s["upper"] = torch.where(ended & s["found"], s["constant"], s["upper"])
-    s["lower"] = torch.where(ended & ~s["found"], s["constant"], s["lower"])
-    following = torch.where(
-        s["upper"].isinf(), s["constant"] * (3 if warm_start else 10), (s["lower"] + s["upper"]) / 2
-    )
+    s["upper"] = torch.where(ended & s["succeeded"], s["constant"], s["upper"])
+    s["lower"] = torch.where(ended & ~s["succeeded"], s["constant"], s["lower"])
+    larger = s["constant"] * (3 if warm_start else 10)
+    between = (s["lower"] + s["upper"]) / 2
+    following = torch.where(s["upper"].isinf(), larger, between)
     s["constant"] = torch.where(ended, following, s["constant"])
     s["search"] = s["search"] + ended
-    s["step"], s["found"] = s["step"].masked_fill(ended, 0), s["found"] & ~ended
+    s["step"] = s["step"].masked_fill(ended, 0)
+    s["succeeded"] = s["succeeded"] & ~ended
     if not warm_start:
         s["w"] = torch.where(_wide(ended), _in_tanh_space(s["clean"]), s["w"])
-        s["mean"], s["variance"] = (s[name].masked_fill(_wide(ended), 0) for name in ("mean", "variance"))
+        s["mean"] = s["mean"].masked_fill(_wide(ended), 0)
+        s["variance"] = s["variance"].masked_fill(_wide(ended), 0)
         s["previous"] = s["previous"].masked_fill(ended, torch.inf)
     return s
 
 
 def _in_tanh_space(images: Tensor) -> Tensor:
+    """The w whose (tanh(w) + 1) / 2 is, but for the margin, the image."""
     return ((2 * images - 1) * _TANH_MARGIN).atanh()
 
 

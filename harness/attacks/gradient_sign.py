@@ -1,133 +1,166 @@
 """Attacks in l-inf that follow the sign of the loss's gradient: FGSM and PGD."""
 
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import seeds
-from harness.attacks.compaction import State, compacted
-from harness.attacks.gradients import differentiable, input_gradient, logits
-from harness.spec import Fgsm, Pgd
+from harness.attacks.attack import Attack, Gradients
+from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits
+from harness.settings import Count, Epsilons, Settings
+
+PgdEngine = Annotated[
+    Literal["foolbox", "early_stop"],
+    Field(description="Foolbox's takes all steps; early_stop leaves an image where it is fooled"),
+]
+Restarts = Annotated[int, Field(ge=1, description="starts tried on an image until one fools it")]
 
 
-def fgsm(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    ids: Tensor,
-    settings: Fgsm,
-    seed: int,
-    batch_size: int,
-) -> list[Tensor]:
-    """Fast gradient sign method: Goodfellow et al. 2015, section 4. One gradient serves all epsilons."""
-    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    direction = torch.cat(
-        [_ascent(network, batch.clone().requires_grad_(), label)[0] for batch, label in batches]
-    )
-    return [(images + epsilon * direction).clamp(0, 1) for epsilon in settings.epsilon]
+class Fgsm(Attack):
+    """Fast gradient sign method: Goodfellow et al. 2015. l-inf radius ``epsilon``."""
+
+    title: ClassVar[str] = "FGSM"
+    revision: ClassVar[int] = 0
+
+    method: Literal["fgsm"]
+    epsilon: Epsilons
+
+    def cost(self, classes: int, values: int) -> float:
+        """One for all epsilons."""
+        return 1
+
+    def perturb(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int, batch_size: int
+    ) -> list[Tensor]:
+        """Goodfellow et al. 2015, section 4. One gradient serves all epsilons."""
+        signs = []
+        for x, label in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            sign, _ = _ascent(network, x.clone().requires_grad_(), label)
+            signs.append(sign)
+        direction = torch.cat(signs)
+        return [(images + epsilon * direction).clamp(0, 1) for epsilon in self.epsilon]
 
 
-def pgd(
-    network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, settings: Pgd, seed: int, batch_size: int
-) -> list[Tensor]:
-    """Projected gradient descent, l-inf: Madry et al. 2018, section 2.1.
+class PgdSettings(Settings):
+    """How projected gradient descent is run, whatever its step sizes."""
 
-    The random start is x + U(-epsilon, epsilon), drawn by (seed, image id, restart): the same for every
-    epsilon, so that an epsilon's result does not depend on which others are asked for. Restarts are for
-    the images that no earlier one fooled; an image's result is of the first that fools it, else of the last.
-    """
-    run = {"foolbox": _foolbox, "early_stop": _early_stop}[settings.engine]
-    through = differentiable(network, settings.gradients)
-    results = []
-    for epsilon in settings.epsilon:
-        moved, going = images.clone(), torch.arange(len(images), device=images.device)
-        for restart in range(settings.restarts):
-            if restart:
-                going = going[logits(network, moved[going], batch_size).argmax(1) == labels[going]]
-            if not len(going):
-                break
-            clean, start = images[going], images[going]
-            if settings.random_start:
-                draw = seeds.uniform(seed, ids[going], torch.full_like(going, restart), clean[0].numel())
-                start = (clean + epsilon * (2 * draw.view_as(clean) - 1)).clamp(0, 1)
-            moved[going] = run(network, through, clean, start, labels[going], epsilon, settings, batch_size)
-        results.append(moved)
-    return results
+    epsilon: Epsilons
+    steps: Count = 40
+    random_start: bool = True
+    restarts: Restarts = 1
+    engine: PgdEngine = "foolbox"
+    gradients: Gradients = "float32"
+
+    @model_validator(mode="after")
+    def _restarts_differ(self) -> Self:
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError("'restarts' without 'random_start' would all be the same")
+        return self
 
 
-def _foolbox(
-    network: nn.Module,
-    through: nn.Module,
-    clean: Tensor,
-    start: Tensor,
-    labels: Tensor,
-    epsilon: float,
-    settings: Pgd,
-    batch_size: int,
-) -> Tensor:
-    """Foolbox's PGD from ``start``: every image takes all steps."""
-    from eagerpy.astensor import astensor
-    from foolbox.attacks import LinfPGD
-    from foolbox.criteria import Misclassification
-    from foolbox.models.pytorch import PyTorchModel
+class Pgd(PgdSettings, Attack):
+    """Projected gradient descent, l-inf: Madry et al. 2018."""
 
-    class Started(LinfPGD):
-        """Foolbox draws its start from torch's global generator, by position."""
+    title: ClassVar[str] = "PGD"
+    revision: ClassVar[int] = 0
 
-        def __init__(self, at: Tensor) -> None:
-            super().__init__(
-                abs_stepsize=epsilon / settings.step_divisor, steps=settings.steps, random_start=True
-            )
-            self._at = at
-
-        def get_random_start(self, x0: Any, epsilon: float) -> Any:
-            return astensor(self._at)
-
-    model = PyTorchModel(through, bounds=(0, 1), device=clean.device)
-    # run(), not attack(): the latter spends further passes on telling which images were fooled.
-    batches = zip(clean.split(batch_size), start.split(batch_size), labels.split(batch_size), strict=True)
-    return torch.cat(
-        [Started(at).run(model, x, Misclassification(label), epsilon=epsilon) for x, at, label in batches]
+    method: Literal["pgd"]
+    step_divisor: Annotated[float, Field(ge=1)] = Field(
+        10.0, description="step size = epsilon / step_divisor"
     )
 
+    def cost(self, classes: int, values: int) -> float:
+        """All steps of all restarts, as if none fooled before."""
+        return self.steps * self.restarts * len(self.epsilon)
 
-def _early_stop(
-    network: nn.Module,
-    through: nn.Module,
-    clean: Tensor,
-    start: Tensor,
-    labels: Tensor,
-    epsilon: float,
-    settings: Pgd,
-    batch_size: int,
-) -> Tensor:
-    """Foolbox's steps, but an image stays where it first fools the network."""
+    def perturb(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int, batch_size: int
+    ) -> list[Tensor]:
+        """Madry et al. 2018, section 2.1.
 
-    def step(state: State) -> tuple[State, Tensor]:
-        x, clean, label, steps = (
-            state["x"].requires_grad_(),
-            state["clean"],
-            state["label"],
-            state["steps"] + 1,
-        )
-        direction, found = _ascent(through, x, label)
-        with torch.no_grad():
-            fooled = found.argmax(1) != label
-            if through is not network and fooled.any():
-                rows = fooled.nonzero()[:, 0]
-                fooled[rows] = network(x[rows]).argmax(1) != label[rows]
-            moved = x + epsilon / settings.step_divisor * direction
-            moved = (clean + (moved - clean).clamp(-epsilon, epsilon)).clamp(0, 1)
-            x = torch.where(fooled[:, None, None, None], x, moved)
-        return {"x": x, "clean": clean, "label": label, "steps": steps}, fooled | (steps == settings.steps)
+        The random start is x + U(-epsilon, epsilon), drawn by (seed, image id, restart): the same for every
+        epsilon, so that an epsilon's result does not depend on which others are asked for. Restarts are for
+        the images that no earlier one fooled; an image's result is of the first that fools it, else of the
+        last.
+        """
+        through = differentiable(network, self.gradients)
+        results = []
+        for epsilon in self.epsilon:
+            moved = images.clone()
+            going = torch.arange(len(images), device=images.device)  # the images that are not yet fooled
+            for restart in range(self.restarts):
+                if restart:
+                    predicted = logits(network, moved[going], batch_size).argmax(1)
+                    going = going[predicted == labels[going]]
+                if not len(going):
+                    break
+                clean = start = images[going]
+                if self.random_start:
+                    draw = seeds.uniform(seed, ids[going], torch.full_like(going, restart), clean[0].numel())
+                    start = (clean + epsilon * (2 * draw.view_as(clean) - 1)).clamp(0, 1)
+                state = {"x": start, "clean": clean, "label": labels[going]}
+                if self.engine == "foolbox":
+                    moved[going] = self._foolbox(through, state, epsilon, batch_size)
+                else:
+                    moved[going] = self._early_stop(network, through, state, epsilon, batch_size)
+            results.append(moved)
+        return results
 
-    zeros = torch.zeros_like(labels)
-    return compacted({"x": start, "clean": clean, "label": labels, "steps": zeros}, batch_size, step)["x"]
+    def _foolbox(self, through: nn.Module, start: State, epsilon: float, batch_size: int) -> Tensor:
+        """Foolbox's PGD: every image takes all steps."""
+        from eagerpy.astensor import astensor
+        from foolbox.attacks import LinfPGD
+        from foolbox.criteria import Misclassification
+        from foolbox.models.pytorch import PyTorchModel
+
+        class Started(LinfPGD):
+            """From a start of ours: Foolbox draws its own from torch's global generator, by position."""
+
+            start: Tensor
+
+            def get_random_start(self, x0: Any, epsilon: float) -> Any:
+                return astensor(self.start)
+
+        attack = Started(abs_stepsize=epsilon / self.step_divisor, steps=self.steps, random_start=True)
+        model = PyTorchModel(through, bounds=(0, 1), device=start["x"].device)
+        parts = (start[name].split(batch_size) for name in ("x", "clean", "label"))
+        moved = []
+        for x, clean, label in zip(*parts, strict=True):
+            attack.start = x
+            # run(), not attack(): the latter spends further passes on telling which images were fooled.
+            moved.append(attack.run(model, clean, Misclassification(label), epsilon=epsilon))
+        return torch.cat(moved)
+
+    def _early_stop(
+        self, network: nn.Module, through: nn.Module, start: State, epsilon: float, batch_size: int
+    ) -> Tensor:
+        """Foolbox's steps, but an image stays where it first fools the network."""
+        step_size = epsilon / self.step_divisor
+
+        def step(state: State) -> tuple[State, Tensor]:
+            x, clean, label = state["x"].requires_grad_(), state["clean"], state["label"]
+            steps = state["steps"] + 1
+            direction, outputs = _ascent(through, x, label)
+            with torch.no_grad():
+                fooled = outputs.argmax(1) != label
+                if through is not network and fooled.any():
+                    rows = fooled.nonzero()[:, 0]
+                    fooled[rows] = network(x[rows]).argmax(1) != label[rows]
+                moved = x + step_size * direction
+                moved = (clean + (moved - clean).clamp(-epsilon, epsilon)).clamp(0, 1)
+                x = torch.where(fooled[:, None, None, None], x, moved)
+            done = fooled | (steps == self.steps)
+            return {"x": x, "clean": clean, "label": label, "steps": steps}, done
+
+        none = torch.zeros_like(start["label"])
+        return compacted(start | {"steps": none}, batch_size, step)["x"]
 
 
 def _ascent(network: nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The sign of the cross-entropy's gradient, and the logits."""
-    found = network(x)
-    return input_gradient(functional.cross_entropy(found, labels, reduction="sum"), x).sign(), found
+    """The sign of the cross-entropy's gradient [B, C, H, W], and the logits [B, classes]."""
+    outputs = network(x)
+    loss = functional.cross_entropy(outputs, labels, reduction="sum")
+    return input_gradient(loss, x).sign(), outputs

@@ -1,15 +1,28 @@
 """Saliency map attacks, which change few values: JSMA by ART's rule and by Papernot's."""
 
 import math
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import seeds
-from harness.attacks.compaction import State, compacted
-from harness.attacks.gradients import class_count, input_gradient
-from harness.spec import Jsma, JsmaPairs
+from harness.attacks.attack import Attack
+from harness.attacks.batch import State, class_count, compacted, input_gradient
+
+_TYPICAL_SHARE = 0.06  # of the values that are changed
+
+
+def _not_zero(value: float) -> float:
+    """A step of JSMA must change a pixel, or its loop has no end."""
+    if abs(value) < 1e-3:
+        raise ValueError("should differ from 0 by at least 0.001")
+    return value
+
+
+Theta = Annotated[float, Field(ge=-1, le=1), AfterValidator(_not_zero)]
 
 
 def jsma_targets(labels: Tensor, ids: Tensor, classes: int, seed: int) -> Tensor:
@@ -20,80 +33,97 @@ def jsma_targets(labels: Tensor, ids: Tensor, classes: int, seed: int) -> Tensor
     return (labels + 1 + (draw * (classes - 1)).long()) % classes
 
 
-def jsma(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    ids: Tensor,
-    settings: Jsma,
-    seed: int,
-    batch_size: int,
-) -> list[Tensor]:
-    """Saliency map attack by ART's rule (``SaliencyMapMethod``): not Papernot's, see ``jsma_pairs``.
+class Jsma(Attack):
+    """JSMA by ART's rule: the two free pixels of largest target gradient, reusable, random target."""
 
-    Each step moves by theta the two values with the largest gradient of the target's logit among
-    those that are not saturated. It ends at the target, when the share of changed values exceeds
-    gamma (so by up to two values), or when all are saturated.
-    """
-    saturated, sign = _saturation(settings.theta), math.copysign(1, settings.theta)
+    title: ClassVar[str] = "JSMA"
+    revision: ClassVar[int] = 0
 
-    def step(state: State) -> tuple[State, Tensor]:
-        x, clean, target = state["x"].requires_grad_(), state["clean"], state["target"]
-        logits = network(x.view(-1, *images.shape[1:]))
-        gradient = input_gradient(logits.gather(1, target[:, None]).sum(), x) * sign
-        with torch.no_grad():
-            free, changed = x != saturated, (x != clean).sum(1)
-            going = (
-                (logits.argmax(1) != target) & (changed.double() / x.shape[1] <= settings.gamma) & free.any(1)
-            )
-            pair = gradient.masked_fill(~free, -torch.inf).topk(2, dim=1).indices
-            x = torch.where(going[:, None], _moved(x, pair, settings.theta), x)
-        return {"x": x, "clean": clean, "target": target}, ~going
+    method: Literal["jsma"]
+    theta: Theta = Field(0.1, description="change of a pixel a step, in [0, 1] units")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="largest share of pixels changed")
 
-    targets = jsma_targets(labels, ids, class_count(network, images), seed)
-    start = {"x": images.flatten(1), "clean": images.flatten(1), "target": targets}
-    return [compacted(start, batch_size, step)["x"].view_as(images)]
+    def cost(self, classes: int, values: int) -> float:
+        """One a step, which changes two values."""
+        return min(self.gamma, _TYPICAL_SHARE) * values / 2
+
+    def perturb(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int, batch_size: int
+    ) -> list[Tensor]:
+        """ART's ``SaliencyMapMethod``: not Papernot's, see ``JsmaPairs``.
+
+        Each step moves by theta the two values with the largest gradient of the target's logit among
+        those that are not saturated. It ends at the target, when the share of changed values exceeds
+        gamma (so by up to two values), or when all are saturated.
+        """
+        saturated = _saturation(self.theta)
+        sign = math.copysign(1, self.theta)
+
+        def step(state: State) -> tuple[State, Tensor]:
+            x, clean, target = state["x"].requires_grad_(), state["clean"], state["target"]
+            logits = network(x.view(-1, *images.shape[1:]))
+            gradient = input_gradient(logits.gather(1, target[:, None]).sum(), x) * sign
+            with torch.no_grad():
+                free = x != saturated
+                share = (x != clean).sum(1).double() / x.shape[1]
+                going = (logits.argmax(1) != target) & (share <= self.gamma) & free.any(1)
+                pair = gradient.masked_fill(~free, -torch.inf).topk(2, dim=1).indices
+                x = torch.where(going[:, None], _moved(x, pair, self.theta), x)
+            return {"x": x, "clean": clean, "target": target}, ~going
+
+        targets = jsma_targets(labels, ids, class_count(network, images), seed)
+        start = {"x": images.flatten(1), "clean": images.flatten(1), "target": targets}
+        return [compacted(start, batch_size, step)["x"].view_as(images)]
 
 
-def jsma_pairs(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    ids: Tensor,
-    settings: JsmaPairs,
-    seed: int,
-    batch_size: int,
-) -> list[Tensor]:
-    """Saliency map attack: Papernot et al. 2016, algorithm 3 with the pair search of algorithm 2.
+class JsmaPairs(Attack):
+    """JSMA by Papernot et al. 2016, algorithm 3: the pair of largest saliency; saturated pixels leave."""
 
-    Each of at most floor(gamma * values / 2) steps moves by theta the pair of values with the largest
-    saliency (equation 8, or 9 for negative theta; gradients of logits, as in the paper's section IV).
-    Saturated values leave the search domain: with theta = 1 each is used once. It ends at the target
-    or where no pair has a positive saliency.
-    """
-    saturated, sign = _saturation(settings.theta), math.copysign(1, settings.theta)
-    most = math.floor(settings.gamma * images[0].numel() / 2 + 1e-9)
+    title: ClassVar[str] = "JSMA (pairs)"
+    revision: ClassVar[int] = 0
 
-    def step(state: State) -> tuple[State, Tensor]:
-        x, target, steps = state["x"].requires_grad_(), state["target"], state["steps"] + 1
-        logits = network(x.view(-1, *images.shape[1:]))
-        wanted = logits.gather(1, target[:, None]).sum()
-        toward = input_gradient(wanted, x, keep_graph=True) * sign
-        away = (
-            input_gradient(logits.sum() - wanted, x) * -sign
-        )  # one pass for all other classes: only their sum counts
-        with torch.no_grad():
-            out = x == saturated
-            pair, valid = best_pairs(toward.masked_fill(out, -torch.inf), away.masked_fill(out, -torch.inf))
-            going = (logits.argmax(1) != target) & valid
-            x = torch.where(going[:, None], _moved(x, pair, settings.theta), x)
-        return {"x": x, "target": target, "steps": steps}, ~going | (steps == most)
+    method: Literal["jsma_pairs"]
+    theta: Theta = 1.0
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
 
-    if not most:
-        return [images.clone()]
-    targets = jsma_targets(labels, ids, class_count(network, images), seed)
-    start = {"x": images.flatten(1), "target": targets, "steps": torch.zeros_like(targets)}
-    return [compacted(start, batch_size, step)["x"].view_as(images)]
+    def cost(self, classes: int, values: int) -> float:
+        """Two a step, which changes two values: the target's, and that of all other classes."""
+        return min(self.gamma, _TYPICAL_SHARE) * values
+
+    def perturb(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int, batch_size: int
+    ) -> list[Tensor]:
+        """Papernot et al. 2016, algorithm 3 with the pair search of algorithm 2.
+
+        Each of at most floor(gamma * values / 2) steps moves by theta the pair of values with the largest
+        saliency (equation 8, or 9 for negative theta; gradients of logits, as in the paper's section IV).
+        Saturated values leave the search domain: with theta = 1 each is used once. It ends at the target
+        or where no pair has a positive saliency.
+        """
+        saturated = _saturation(self.theta)
+        sign = math.copysign(1, self.theta)
+        most = math.floor(self.gamma * images[0].numel() / 2 + 1e-9)
+
+        def step(state: State) -> tuple[State, Tensor]:
+            x, target, steps = state["x"].requires_grad_(), state["target"], state["steps"] + 1
+            logits = network(x.view(-1, *images.shape[1:]))
+            wanted = logits.gather(1, target[:, None]).sum()
+            toward = input_gradient(wanted, x, keep_graph=True) * sign
+            # One pass for all other classes: only their sum counts.
+            away = input_gradient(logits.sum() - wanted, x) * -sign
+            with torch.no_grad():
+                used = x == saturated
+                toward, away = toward.masked_fill(used, -torch.inf), away.masked_fill(used, -torch.inf)
+                pair, valid = best_pairs(toward, away)
+                going = (logits.argmax(1) != target) & valid
+                x = torch.where(going[:, None], _moved(x, pair, self.theta), x)
+            return {"x": x, "target": target, "steps": steps}, ~going | (steps == most)
+
+        if not most:
+            return [images.clone()]
+        targets = jsma_targets(labels, ids, class_count(network, images), seed)
+        start = {"x": images.flatten(1), "target": targets, "steps": torch.zeros_like(targets)}
+        return [compacted(start, batch_size, step)["x"].view_as(images)]
 
 
 def _moved(x: Tensor, pair: Tensor, theta: float) -> Tensor:

@@ -6,19 +6,21 @@ versions, unless asked for: an interrupted benchmark goes on.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 from harness.benchmark import attacks, bound, grid, trainings
 from harness.benchmark.setting import FULL, GPU, SMOKE, Setting, Sizes
 from harness.benchmark.timing import OURS, Case, Contender, measure
-from harness.cells import Cell, hardware
-from harness.cluster import connect
+from harness.cluster.connection import connect
 from harness.errors import HarnessError, did_you_mean
-from harness.spec import ComputeSpec
-from harness.store import Store
+from harness.results.cells import Cell, hardware
+from harness.results.store import Store
+from harness.study.spec import ComputeSpec
 
 
 def _on_gpu(setting: Setting) -> Iterator[Case]:
-    """On a machine with a GPU the other parts measure it; without one these rows say that nothing was measured."""
+    """With a GPU the other parts measure it; without one these rows say that nothing was measured."""
     if setting.device.type == "cuda":
         return
     works = (
@@ -56,13 +58,7 @@ def run(
     ``on_turn(case, contender)`` is told what is being measured. Raises HarnessError for an unknown part,
     and where no data set of the benchmark lies in the data folder.
     """
-    for part in parts:
-        if part not in PARTS:
-            raise HarnessError(f"no part '{part}' of the benchmark{did_you_mean(part, PARTS)}")
-    if not setting.subjects:
-        raise HarnessError(
-            f"the benchmark needs MNIST/raw or CIFAR-10 in the data folder, and '{setting.data}' has neither (see --data)"
-        )
+    _check(setting, parts)
     store.open()
     measured = 0
     # One Ray for all cases: starting it is not what is measured.
@@ -71,22 +67,33 @@ def run(
             for case in PARTS[part](setting):
                 cell = _cell(case, repeats)
                 if again or not store.is_done(cell):
-                    rows = measure(case, repeats, lambda contender, name=case.name: on_turn(name, contender))  # type: ignore[misc]
+                    rows = measure(case, repeats, partial(on_turn, case.name))
                     store.write(cell, rows, **hardware())
                     measured += 1
     return measured
 
 
+def _check(setting: Setting, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        if part not in PARTS:
+            raise HarnessError(f"no part '{part}' of the benchmark{did_you_mean(part, PARTS)}")
+    if not setting.subjects:
+        raise HarnessError(
+            "the benchmark needs MNIST/raw or CIFAR-10 in the data folder, "
+            f"and '{setting.data}' has neither (see --data)"
+        )
+
+
 def _cell(case: Case, repeats: int) -> Cell:
     """Where a case's rows belong: the machine and its versions are part of what was measured."""
-    columns = {
-        "case": case.name, "unit": case.unit, "amount": case.amount, "threads": case.threads, "device": case.device,
-        **{name: case.shape.get(name) for name in ("images", "values", "classes")},
-    }  # fmt: skip
+    columns: dict[str, Any] = {
+        "case": case.name,
+        "unit": case.unit,
+        "amount": case.amount,
+        "threads": case.threads,
+        "device": case.device,
+    }
+    columns |= {name: case.shape.get(name) for name in ("images", "values", "classes")}
     contenders = [(contender.name, contender.measured, contender.note) for contender in case.contenders]
-    return Cell(
-        "benchmark",
-        {"part": case.part},
-        columns,
-        {"contenders": contenders, "repeats": repeats, "on": hardware()},
-    )
+    settings = {"contenders": contenders, "repeats": repeats, "on": hardware()}
+    return Cell("benchmark", {"part": case.part}, columns, settings)

@@ -1,7 +1,8 @@
-"""The attacks against Foolbox, ART and torchattacks: the same images, the same network, one CPU thread each (or one GPU).
+"""The attacks against Foolbox, ART and torchattacks.
 
-What counts beside the time: the share of images that left their class, and the mean l2 distance of
-those; both are measured here, in float32, on the images that came back.
+All get the same images and the same network, on one CPU thread each (or one GPU). What counts beside the
+time: the share of images that left their class, and the mean l2 distance of those; both are measured here, in
+float32, on the images that came back.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness import networks, training
-from harness.attacks import perturb
+from harness.attacks import ATTACKS
+from harness.attacks.attack import perturb
 from harness.attacks.saliency_map import jsma_targets
 from harness.benchmark import peers
 from harness.benchmark.setting import Setting, Subject
 from harness.benchmark.timing import OURS, Case, Contender
-from harness.spec import METHODS
+from harness.networks.classifier import Classifier, as_input, to_tensor
+from harness.networks.device import device_name
 
 _SEED = 0
 _BF16 = {"gradients": "bfloat16"}
@@ -35,12 +37,12 @@ _SMALL = 1024  # values of an image that the slow peers can be asked to attack
 
 @dataclass(frozen=True)
 class _Duel:
-    """One attack: the harness's settings, what its variants change in them, and what others offer, by name."""
+    """One attack: the harness's settings, what its variants change in them, and what others offer."""
 
     name: str
     settings: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    others: Mapping[str, peers.Attack] = field(default_factory=dict)
+    others: Mapping[str, peers.PeerAttack] = field(default_factory=dict)
     slow: bool = False
     same: bool = False  # all contenders should return the same images
     epsilons: Callable[[Subject], tuple[float, ...]] = lambda subject: ()
@@ -101,67 +103,69 @@ def cases(setting: Setting) -> Iterator[Case]:
     for subject in setting.subjects:
         network, test, accuracy = setting.network(subject)
         for duel in _DUELS:
-            if not duel.slow or test.pixels[0].size <= _SMALL:
-                count = setting.sizes.attacked_slowly if duel.slow else setting.sizes.attacked
-                yield _case(
-                    setting,
-                    duel,
-                    subject,
-                    _Target(network, test.take(slice(0, count)), accuracy, setting.device),
-                )
+            if duel.slow and test.pixels[0].size > _SMALL:
+                continue
+            count = setting.sizes.attacked_slowly if duel.slow else setting.sizes.attacked
+            target = _Target(network, test.take(slice(0, count)), accuracy, setting.device)
+            yield _case(setting, duel, subject, target)
 
 
 class _Target:
     """A network and the images that are attacked, on the device; judges what comes back."""
 
-    def __init__(self, network: networks.Classifier, images: Any, accuracy: float, on: torch.device) -> None:
+    def __init__(self, network: Classifier, images: Any, accuracy: float, on: torch.device) -> None:
         self.network, self.accuracy = network, accuracy
         # As users hand a network over: torch's usual layout, weights that want gradients.
         self.plain = deepcopy(network).to(memory_format=torch.contiguous_format).requires_grad_(True)
         # White is 1 to all: torchattacks takes 0.99 for saturated already.
-        x = networks.as_input(networks.to_tensor(images.pixels, on))
+        x = as_input(to_tensor(images.pixels, on))
         self.x = torch.where(x >= 0.99, 1.0, x)
-        self.ids = networks.to_tensor(images.ids, on)
+        self.ids = to_tensor(images.ids, on)
         with torch.no_grad():
-            found = network(self.x)
-        self.labels = found.argmax(1)
-        self.targets = jsma_targets(self.labels, self.ids, found.shape[1], _SEED)
-        self.ours: list[Tensor] = []
+            logits = network(self.x)
+        self.labels = logits.argmax(1)
+        self.targets = jsma_targets(self.labels, self.ids, logits.shape[1], _SEED)
+        self.ours: list[Tensor] = []  # what the harness made, for ``judge`` to compare with
 
     def judge(self, made: list[Tensor], same: bool) -> Mapping[str, float]:
-        """The share of images that left their class, the mean l2 distance of those; how many are the harness's, where all should be."""
+        """Qualities of the images that came back, float32 [N, C, H, W] for each radius.
+
+        The share that left their class, the mean l2 distance of those; where all contenders should return
+        the ``same`` images, the share that equals the harness's.
+        """
         with torch.no_grad():
             left = [self.network(batch).argmax(1) != self.labels for batch in made]
-        distance = torch.cat(
-            [(batch - self.x).flatten(1).norm(dim=1)[gone] for batch, gone in zip(made, left, strict=True)]
-        )
-        found = {"fooled": torch.stack(left).float().mean().item(), "accuracy": self.accuracy}
+        distances = [
+            (batch - self.x).flatten(1).norm(dim=1)[gone] for batch, gone in zip(made, left, strict=True)
+        ]
+        distance = torch.cat(distances)
+        qualities = {"fooled": torch.stack(left).float().mean().item(), "accuracy": self.accuracy}
         if len(distance):
-            found["l2"] = distance.mean().item()
+            qualities["l2"] = distance.mean().item()
         if same:
-            equal = [
-                ((a - b).abs().flatten(1).amax(1) < _EQUAL).float().mean()
-                for a, b in zip(made, self.ours, strict=True)
-            ]
-            found["agreement"] = torch.stack(equal).mean().item()
-        return found
+            equal = [_share_equal(batch, ours) for batch, ours in zip(made, self.ours, strict=True)]
+            qualities["agreement"] = torch.stack(equal).mean().item()
+        return qualities
+
+
+def _share_equal(made: Tensor, ours: Tensor) -> Tensor:
+    largest = (made - ours).abs().flatten(1).amax(1)
+    return (largest < _EQUAL).float().mean()
 
 
 def _case(setting: Setting, duel: _Duel, subject: Subject, target: _Target) -> Case:
     torch.set_num_threads(1)
-    count, epsilons = len(target.x), duel.epsilons(subject)
-    name, threads = f"{subject.title}: {duel.name}", 1 if setting.device.type == "cpu" else setting.threads
+    threads = 1 if setting.device.type == "cpu" else setting.threads
+    epsilons, batch_size = duel.epsilons(subject), setting.sizes.batch
+    variants = {"": {}, **duel.variants}
     contenders = [
-        _ours(target, duel, epsilons, setting.sizes.batch, variant, changes)
-        for variant, changes in {"": {}, **duel.variants}.items()
+        _ours(target, duel, epsilons, batch_size, variant, changes) for variant, changes in variants.items()
     ]
     contenders += [
-        _theirs(target, peer, call, epsilons, setting.sizes.batch, duel.same)
-        for peer, call in duel.others.items()
+        _theirs(target, peer, call, epsilons, batch_size, duel.same) for peer, call in duel.others.items()
     ]
-    return Case(
-        "attacks", name, "images", count, threads, training.device_name(setting.device), tuple(contenders)
-    )
+    name, device = f"{subject.title}: {duel.name}", device_name(setting.device)
+    return Case("attacks", name, "images", len(target.x), threads, device, tuple(contenders))
 
 
 def _ours(
@@ -173,28 +177,33 @@ def _ours(
     changes: Mapping[str, Any],
 ) -> Contender:
     radii = {"epsilon": epsilons} if epsilons else {}
-    settings: Any = METHODS[duel.settings["method"]].model_validate({**duel.settings, **radii, **changes})
+    settings: Any = ATTACKS[duel.settings["method"]].model_validate({**duel.settings, **radii, **changes})
 
     def run(_: Any) -> Mapping[str, float]:
         made = perturb(target.network, target.x, target.labels, target.ids, settings, _SEED, batch_size)
-        target.ours = target.ours if variant else made
+        if not variant:
+            target.ours = made
         return target.judge(made, False)
 
-    note = ", ".join(
-        f"{name} {value}" for name, value in {**duel.settings, **changes}.items() if name != "method"
-    )
+    chosen = {name: value for name, value in {**duel.settings, **changes}.items() if name != "method"}
+    note = ", ".join(f"{name} {value}" for name, value in chosen.items())
     return Contender(f"{OURS}, {variant}" if variant else OURS, run, len(target.x), note)
 
 
 def _theirs(
-    target: _Target, peer: str, call: peers.Attack, epsilons: tuple[float, ...], batch_size: int, same: bool
+    target: _Target,
+    peer: str,
+    call: peers.PeerAttack,
+    epsilons: tuple[float, ...],
+    batch_size: int,
+    same: bool,
 ) -> Contender:
     def run(_: Any) -> Mapping[str, float]:
-        parts = zip(
-            *(value.split(batch_size) for value in (target.x, target.labels, target.targets)), strict=True
-        )
-        made = [call(target.plain, x, labels, targets, epsilons) for x, labels, targets in parts]
-        return target.judge([torch.cat(batches) for batches in zip(*made, strict=True)], same)
+        split = [value.split(batch_size) for value in (target.x, target.labels, target.targets)]
+        batches = zip(*split, strict=True)
+        made = [call(target.plain, x, labels, targets, epsilons) for x, labels, targets in batches]
+        by_radius = [torch.cat(images) for images in zip(*made, strict=True)]
+        return target.judge(by_radius, same)
 
     lacking = peers.lacking(_PACKAGES[peer])
     return Contender(peer, None if lacking else run, len(target.x), lacking or (call.__doc__ or "").strip())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# --- exact l1 nearest neighbours: queries and database float32 [N, d], values 0..255 ------------------------------------------
+# --- exact l1 nearest neighbours: queries and database float32 [N, d], values 0..255
 
 
 def faiss_threads(count: int) -> None:
@@ -41,18 +41,17 @@ def torch_cdist(queries: np.ndarray, database: np.ndarray, threads: int) -> np.n
 def scipy_cityblock(queries: np.ndarray, database: np.ndarray, threads: int) -> np.ndarray:
     from scipy.spatial.distance import cdist
 
-    found: np.ndarray = cdist(queries, database, "cityblock").min(1)
-    return found
+    distances: np.ndarray = cdist(queries, database, "cityblock").min(1)
+    return distances
 
 
 def sklearn_brute(queries: np.ndarray, database: np.ndarray, threads: int) -> np.ndarray:
     from sklearn.neighbors import NearestNeighbors
 
-    model = NearestNeighbors(n_neighbors=1, algorithm="brute", metric="manhattan", n_jobs=threads).fit(
-        database
-    )
-    found: np.ndarray = model.kneighbors(queries)[0][:, 0]
-    return found
+    model = NearestNeighbors(n_neighbors=1, algorithm="brute", metric="manhattan", n_jobs=threads)
+    model.fit(database)
+    distances: np.ndarray = model.kneighbors(queries)[0][:, 0]
+    return distances
 
 
 NEAREST: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
@@ -62,10 +61,10 @@ NEAREST: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
     "SciPy": scipy_cityblock,
 }
 
-# --- attacks: (network with unfrozen weights, images float32 [B, C, H, W] in [0, 1], classes to leave int64 [B], --------------
-# --- classes to reach int64 [B], l-inf radii) -> one batch of images, or one for each radius -----------------------------------
+# --- attacks: (network with unfrozen weights, images float32 [B, C, H, W] in [0, 1], classes to leave
+# int64 [B], classes to reach int64 [B], l-inf radii) -> one batch of images, or one for each radius
 
-Attack = Callable[[nn.Module, Tensor, Tensor, Tensor, tuple[float, ...]], list[Tensor]]
+PeerAttack = Callable[[nn.Module, Tensor, Tensor, Tensor, tuple[float, ...]], list[Tensor]]
 
 
 def foolbox_fgsm(
@@ -80,25 +79,16 @@ def foolbox_pgd(
 ) -> list[Tensor]:
     """LinfPGD: 40 steps of a tenth of the radius, random start."""
     (epsilon,) = epsilons
-    return _foolbox(
-        "LinfPGD", network, x, labels, epsilon, abs_stepsize=epsilon / 10, steps=40, random_start=True
-    )
+    settings = {"abs_stepsize": epsilon / 10, "steps": 40, "random_start": True}
+    return _foolbox("LinfPGD", network, x, labels, epsilon, **settings)
 
 
 def foolbox_deepfool(
     network: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, epsilons: tuple[float, ...]
 ) -> list[Tensor]:
     """L2DeepFoolAttack: 50 steps, all classes, overshoot 0.02."""
-    return _foolbox(
-        "L2DeepFoolAttack",
-        network,
-        x,
-        labels,
-        None,
-        steps=50,
-        candidates=network(x[:1]).shape[1],
-        overshoot=0.02,
-    )
+    settings = {"steps": 50, "candidates": network(x[:1]).shape[1], "overshoot": 0.02}
+    return _foolbox("L2DeepFoolAttack", network, x, labels, None, **settings)
 
 
 def foolbox_cw(
@@ -115,7 +105,8 @@ def _foolbox(
     import foolbox
 
     model = foolbox.PyTorchModel(network, bounds=(0, 1), device=x.device)
-    clipped = getattr(foolbox.attacks, attack)(**settings)(model, x, labels, epsilons=epsilons)[1]
+    run = getattr(foolbox.attacks, attack)(**settings)
+    _, clipped, _ = run(model, x, labels, epsilons=epsilons)
     return list(clipped) if isinstance(epsilons, list) else [clipped]
 
 
@@ -150,12 +141,12 @@ def _art(attack: str, network: nn.Module, x: Tensor, targets: Tensor | None) -> 
         network, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 1), device_type="cpu"
     )
     y = None if targets is None else F.one_hot(targets, classes).numpy()
-    return [torch.from_numpy(getattr(evasion, attack)(model, verbose=False).generate(x.numpy(), y=y))]
+    made = getattr(evasion, attack)(model, verbose=False).generate(x.numpy(), y=y)
+    return [torch.from_numpy(made)]
 
 
-TORCHATTACKS_GAMMA = (
-    80 / 784
-)  # a whole number of pairs on MNIST: torchattacks rounds half a pair up, the paper down
+# A whole number of pairs on MNIST: torchattacks rounds half a pair up, the paper down.
+TORCHATTACKS_GAMMA = 80 / 784
 
 
 def torchattacks_jsma(
@@ -175,7 +166,7 @@ def lacking(*packages: str) -> str:
     return f"{' and '.join(missing)} not installed" if missing else ""
 
 
-# --- training -------------------------------------------------------------------------------------------------------------------
+# --- training
 
 
 def plain_defense(
@@ -187,23 +178,24 @@ def plain_defense(
     batch_size: int,
     rate: float,
 ) -> None:
-    """One epoch of the defense as a first version would be written: float images in a DataLoader, f1 asked in every step.
+    """One epoch of the defense as a first version would be written.
 
-    ``images`` float32 [N, C, H, W] in [0, 1], ``sigma`` [N]; every image n times, with fresh noise.
+    Float images come from a DataLoader, and the base network is asked in every step. ``images`` float32 [N,
+    C, H, W] in [0, 1], ``sigma`` [N]; every image n times, with fresh noise.
     """
     from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
-    loader: Any = DataLoader(
-        ConcatDataset([TensorDataset(images, sigma)] * n), batch_size=batch_size, shuffle=True
-    )
+    samples: Any = ConcatDataset([TensorDataset(images, sigma)] * n)
+    loader: Any = DataLoader(samples, batch_size=batch_size, shuffle=True)
     optimizer = torch.optim.Adam(student.parameters(), lr=rate)
     student.train()
     teacher.eval()
     for x, s in loader:
         with torch.no_grad():
             expected = teacher(x).log_softmax(1)
-        found = student(x + s.view(-1, 1, 1, 1) * torch.randn_like(x)).log_softmax(1)
-        loss = F.kl_div(found, expected, reduction="batchmean", log_target=True)
+        perturbed = x + s.view(-1, 1, 1, 1) * torch.randn_like(x)
+        outputs = student(perturbed).log_softmax(1)
+        loss = F.kl_div(outputs, expected, reduction="batchmean", log_target=True)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import datasets, networks, sources, training
-from harness.spec import DatasetSpec, NetworkSpec, TrainingSpec
+from harness.data import datasets
+from harness.data.subset import DatasetSpec
+from harness.networks.build import build
+from harness.networks.classifier import Classifier, from_tensors, to_tensor, to_tensors
+from harness.networks.convnet import ConvNet
+from harness.networks.objective import Inputs, supervised
+from harness.networks.training import Training, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -59,17 +64,9 @@ _CIFAR = (
 )
 
 
-class Silent:
-    """A ``pipeline.Progress`` that says nothing."""
-
-    def begin(self, step: str, total: int, unit: str, done: int) -> None: ...
-    def advance(self, step: str, amount: int = 1, note: str = "") -> None: ...
-    def end(self, step: str) -> None: ...
-
-
 @dataclass(frozen=True)
 class Setting:
-    """One run of the benchmark: where the data are, how much is measured, on how many threads and which device."""
+    """One run: where the data are, how much is measured, on how many threads and which device."""
 
     data: Path | None
     sizes: Sizes
@@ -78,48 +75,42 @@ class Setting:
 
     @cached_property
     def subjects(self) -> tuple[Subject, ...]:
-        """MNIST and CIFAR-10 where their files are in the data folder (nothing is downloaded); digits for a smoke test."""
+        """MNIST and CIFAR-10 where their files are in the data folder; digits for a smoke test.
+
+        Nothing is downloaded.
+        """
         if self.sizes is SMOKE:
             return (_DIGITS,)
-        cifar = next((subject for subject in _CIFAR if self._has(subject)), None)
-        return tuple(subject for subject in (_MNIST if self._has(_MNIST) else None, cifar) if subject)
+        mnist = [_MNIST] if self._has(_MNIST) else []
+        cifar = [subject for subject in _CIFAR if self._has(subject)]
+        return (*mnist, *cifar[:1])
 
     def _has(self, subject: Subject) -> bool:
-        files = sources.expected_files(subject.dataset, self.data)
+        files = datasets.expected_files(subject.dataset, self.data)
         return bool(files) and all(path.is_file() for path in files)
 
     def load(self, subject: Subject, train: int | None, test: int | None = None) -> datasets.Dataset:
         """The subject's images, stratified subsets of at most these sizes."""
-        limits = {
-            name: value for name, value in (("train_limit", train), ("test_limit", test)) if value is not None
-        }
-        return datasets.load(subject.dataset.model_copy(update=limits), self.data, 0)
+        asked = {"train_limit": train, "test_limit": test}
+        limits = {name: value for name, value in asked.items() if value is not None}
+        return datasets.load(subject.dataset.model_copy(update=limits), self.data)
 
-    def network(self, subject: Subject) -> tuple[networks.Classifier, datasets.Images, float]:
-        """A small network trained on the subject, test images to attack, and its clean accuracy on 1,000 (or all) of them."""
+    def network(self, subject: Subject) -> tuple[Classifier, datasets.Images, float]:
+        """A small network trained on the subject, test images to attack, and its clean accuracy.
+
+        The accuracy is on 1,000 of the test images, or all where there are fewer.
+        """
         dataset = self.load(subject, self.sizes.network_images, None)
-        model = networks.build(
-            NetworkSpec(architecture="convnet", width=subject.width),
-            dataset.train.pixels,
-            len(dataset.classes),
-            0,
-        )
-        inputs = training.Inputs(
-            *(
-                networks.to_tensor(v, self.device)
-                for v in (dataset.train.pixels, dataset.train.labels, dataset.train.ids)
-            )
-        )
-        some = dataset.test.take(np.arange(min(1_000, len(dataset.test.ids))))
-        settings = TrainingSpec(epochs=subject.epochs, learning_rate=0.001, batch_size=64)
+        train, test = dataset.train, dataset.test
+        architecture = ConvNet(architecture="convnet", width=subject.width)
+        model = build(architecture, train.pixels, len(dataset.classes), 0)
+        pixels, labels, ids = (to_tensor(v, self.device) for v in (train.pixels, train.labels, train.ids))
+        some = test.take(np.arange(min(1_000, len(test.ids))))
+        settings = TrainingSettings(epochs=subject.epochs, learning_rate=0.001, batch_size=64)
         torch.set_num_threads(self.threads)
-        run = training.Training(model, training.supervised(inputs, {}), settings, 0, some)
-        run.start()
+        training = Training(model, supervised(Inputs(pixels, labels, ids)), settings, 0, some)
+        training.start()
         for _ in range(subject.epochs):
-            row: dict[str, Any] = run.run_epoch()
+            row: dict[str, Any] = training.run_epoch()
         # As a study's workers load it.
-        return (
-            networks.from_tensors(model, networks.to_tensors(model), self.device),
-            dataset.test,
-            row["clean_accuracy"],
-        )
+        return from_tensors(model, to_tensors(model), self.device), test, row["clean_accuracy"]

@@ -22,9 +22,9 @@ QUALITIES = ("agreement", "fooled", "l2", "accuracy", "candidates", "overhead_s"
 class Contender:
     """One way to do a case's work. ``run(prepare())`` does ``measured`` units of it; only ``run`` is timed.
 
-    It returns what it found, by ``QUALITIES``; a key ``seconds`` replaces the measured time where only a part of the run is
-    the question. ``run`` None: not measured here, and ``note`` says why. ``warm_up``: what the turn that does not count
-    does, where that can be less than a run.
+    It returns what it found, by ``QUALITIES``; a key ``seconds`` replaces the measured time where only a part
+    of the run is the question. ``run`` None: not measured here, and ``note`` says why. ``warm_up``: what the
+    turn that does not count does, where that can be less than a run.
     """
 
     name: str
@@ -46,17 +46,17 @@ class Case:
     threads: int
     device: str
     contenders: tuple[Contender, ...]
-    shape: Mapping[str, int] = field(
-        default_factory=dict
-    )  # images, values, classes: what costs are fitted to
+    # images, values, classes: what costs are fitted to
+    shape: Mapping[str, int] = field(default_factory=dict)
 
 
 def measure(
     case: Case, repeats: int, on_turn: Callable[[str], None] = lambda name: None
 ) -> dict[str, list[Any]]:
-    """Rows of table ``benchmark`` for one case: one for each contender and turn; null seconds where not measured.
+    """Rows of table ``benchmark`` for one case: one for each contender and turn.
 
-    Raises HarnessError where a contender fails: a benchmark with a hole that nobody asked for misleads.
+    A contender that is not measured has one row, without seconds. Raises HarnessError where a contender
+    fails: a benchmark with a hole that nobody asked for misleads.
     """
     rows: list[dict[str, Any]] = []
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -94,6 +94,12 @@ def _row(
 ) -> dict[str, Any]:
     assert not set(found) - set(QUALITIES), f"unknown qualities {found}"
     return {
-        "position": position, "contender": contender.name, "turn": turn, "measured": contender.measured,
-        "seconds": wall, "cpu_seconds": cpu, "note": contender.note or None, **{name: found.get(name) for name in QUALITIES},
-    }  # fmt: skip
+        "position": position,
+        "contender": contender.name,
+        "turn": turn,
+        "measured": contender.measured,
+        "seconds": wall,
+        "cpu_seconds": cpu,
+        "note": contender.note or None,
+        **{name: found.get(name) for name in QUALITIES},
+    }

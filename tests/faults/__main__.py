@@ -51,7 +51,8 @@ def main() -> int:
         print(f"{time.monotonic() - began:7.1f} s  {line}", flush=True)
 
     # Two ranks in each training, so that there are gangs to break.
-    gangs = (f"{training}.workers=2" for training in ("base", "defense", "adversarial_training"))
+    trainings = ("base", "defenses.imperceptible_bound", "defenses.adversarial_images")
+    gangs = (f"{training}.workers=2" for training in trainings)
     command = Command(chosen.study, ("--workers", "2", *(word for gang in gangs for word in ("--set", gang))))
     faults: list[Fault] = []
     try:
@@ -67,7 +68,8 @@ def main() -> int:
                 break
             if chosen.only in (None, index):
                 say(
-                    f"round {index}, {'two raylets' if round_.cluster else 'a Ray of its own'}: {len(round_.faults)} faults"
+                    f"round {index}, {'two raylets' if round_.cluster else 'a Ray of its own'}: "
+                    f"{len(round_.faults)} faults"
                 )
                 rng = random.Random(f"{chosen.seed} {index} moments")
                 series.play(round_, command, reference, place / str(index), rng, say, faults)

@@ -29,7 +29,9 @@ TRAININGS = ("base-network", "defense", "baselines")
 
 @dataclass(frozen=True)
 class Kind:
-    """``strike(run, steps)`` -> what was hit, or None. ``steps``: where it can hit. ``ends``: no driver is left at work."""
+    """``strike(run, steps)`` -> what was hit, or None. ``steps``: where it can hit. ``ends``: no driver is
+    left at work.
+    """
 
     name: str
     steps: tuple[str, ...]
@@ -50,7 +52,8 @@ def _moments(run: Run, steps: tuple[str, ...]) -> Iterator[Driver]:
             yield driver
         if time.monotonic() > end:
             raise Hang(
-                f"no moment for a fault in {steps}; the study is in '{step}' and the driver said:\n{driver.said()[-2000:]}"
+                f"no moment for a fault in {steps}; the study is in '{step}' and the driver said:\n"
+                f"{driver.said()[-2000:]}"
             )
         time.sleep(_POLL_S)
 
@@ -101,7 +104,8 @@ def _signal(run: Run, steps: tuple[str, ...], number: int, group: bool, expected
         (os.killpg if group else os.kill)(driver.process.pid, number)
         with suppress(Hang):
             driver.ended(_SWALLOWED_S)
-        # Python drops a KeyboardInterrupt that meets it in a weak reference's callback: a person would press Ctrl-C again.
+        # Python drops a KeyboardInterrupt that meets it in a weak reference's callback: a person would press
+        # Ctrl-C again.
         again = number == signal.SIGINT and driver.alive and "Exception ignored in" in driver.said()
         if again:
             os.kill(driver.process.pid, number)
@@ -109,14 +113,17 @@ def _signal(run: Run, steps: tuple[str, ...], number: int, group: bool, expected
         run.drivers.remove(driver)
         if code != expected or ("Traceback" in driver.said() and not again):
             raise Violation(
-                f"ended with {code}, not {expected}, after signal {number} in {step}; it said:\n{driver.said()[-3000:]}"
+                f"ended with {code}, not {expected}, after signal {number} in {step}; it said:\n"
+                f"{driver.said()[-3000:]}"
             )
         return f"{'group' if group else 'driver'} in {step}{', twice' if again else ''}"
     return None
 
 
 def kill_node(run: Run, steps: tuple[str, ...]) -> str | None:
-    """SIGKILL of the second raylet, or of all that runs on its node, while it has work; another node comes later."""
+    """SIGKILL of the second raylet, or of all that runs on its node, while it has work; another node comes
+    later.
+    """
     assert run.cluster is not None, "needs a cluster of two nodes"
     node, whole = run.cluster.second, run.rng.random() < 0.5
     seen, delay = 0.0, run.rng.uniform(0, 1.0)
@@ -151,7 +158,9 @@ def kill_node(run: Run, steps: tuple[str, ...]) -> str | None:
 
 
 def fill_disk(run: Run, steps: tuple[str, ...]) -> str | None:
-    """No byte is free where the results are: the command must end with a clear error, and go on once there is room."""
+    """No byte is free where the results are: the command must end with a clear error, and go on once there is
+    room.
+    """
     seen, delay = 0.0, run.rng.uniform(0, 1.0)
     ballast = run.results.parent / "ballast"
     for driver in _moments(run, steps):
@@ -187,7 +196,9 @@ def _fill(ballast: Path) -> None:
 def damage(
     how: Callable[[bytes, random.Random], bytes], tensors: bool
 ) -> Callable[[Run, tuple[str, ...]], str | None]:
-    """A finished cell's file is damaged between two runs: `harness verify` names it, repairs it, and the cell is made anew."""
+    """A finished cell's file is damaged between two runs: `harness verify` names it, repairs it, and the cell
+    is made anew.
+    """
 
     def strike(run: Run, steps: tuple[str, ...]) -> str | None:
         run.stop()
@@ -197,8 +208,8 @@ def damage(
             return None
         cell = run.rng.choice(cells)
         victim = run.results / cell
-        if tensors and victim.with_suffix(".safetensors").exists() and run.rng.random() < 0.5:
-            victim = victim.with_suffix(".safetensors")
+        if tensors and tables.tensors_of(victim).exists() and run.rng.random() < 0.5:
+            victim = tables.tensors_of(victim)
         whole = victim.read_bytes()
         victim.write_bytes(how(whole, run.rng))
         assert victim.read_bytes() != whole, "not damaged"
@@ -206,15 +217,14 @@ def damage(
         found = harness("verify", "--results", str(run.results))
         if found.returncode != 1 or Path(cell).stem not in found.stdout:
             raise Violation(
-                f"harness verify did not find the damage of {victim}: {found.returncode} {found.stdout}{found.stderr}"
+                f"harness verify did not find the damage of {victim}: "
+                f"{found.returncode} {found.stdout}{found.stderr}"
             )
         repaired = harness("verify", "--repair", "--results", str(run.results))
-        if "No such option" in repaired.stderr:
-            for suffix in (".parquet", ".safetensors"):
-                (run.results / cell).with_suffix(suffix).unlink(missing_ok=True)
-        elif (run.results / cell).exists():
+        if (run.results / cell).exists():
             raise Violation(
-                f"harness verify --repair left {cell}: {repaired.returncode} {repaired.stdout}{repaired.stderr}"
+                f"harness verify --repair left {cell}: "
+                f"{repaired.returncode} {repaired.stdout}{repaired.stderr}"
             )
         return victim.relative_to(run.results).as_posix()
 

@@ -1,4 +1,6 @@
-"""The processes of this test, by /proc: all that were started here stay below this process, whoever starts and loses them."""
+"""The processes of this test, by /proc: all that were started here stay below this process, whoever starts
+and loses them.
+"""
 
 import ctypes
 import os
@@ -13,7 +15,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Process:
-    """A process at one moment; ``born`` (clock ticks since boot) tells it from a later one of the same number."""
+    """A process at one moment; ``born`` (clock ticks since boot) tells it from a later one of the same
+    number.
+    """
 
     pid: int
     parent: int

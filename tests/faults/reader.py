@@ -1,8 +1,10 @@
-"""A reader beside the study: opens every visible file as soon as it appears, and says what it could not read or saw written twice.
+"""A reader beside the study: opens every visible file as soon as it appears, and says what it could not read
+or saw written twice.
 
     python -m faults.reader RESULTS
 
-One JSON line for each finding: [kind, path, detail], kind "partial" or "redone". Ends on SIGTERM after a last look.
+One JSON line for each finding: [kind, path, detail], kind "partial" or "redone". Ends on SIGTERM after a last
+look.
 """
 
 import json

@@ -19,7 +19,9 @@ COLUMNS = ("fault", "times", "lost", "doubled", "redone", "identical")
 
 @dataclass(frozen=True)
 class Round:
-    """One run of the study from nothing to its end: (kind, steps) in order, on a Ray of its own or on two raylets."""
+    """One run of the study from nothing to its end: (kind, steps) in order, on a Ray of its own or on two
+    raylets.
+    """
 
     faults: tuple[tuple[str, tuple[str, ...]], ...]
     cluster: bool = False
@@ -62,7 +64,9 @@ def play(
     say: Callable[[str], None],
     faults: list[Fault],
 ) -> None:
-    """Run the study through a round's faults to its end; every fault that hit is added to ``faults``. Raises Violation or Hang."""
+    """Run the study through a round's faults to its end; every fault that hit is added to ``faults``. Raises
+    Violation or Hang.
+    """
     place.mkdir(parents=True)
     with ExitStack() as stack:
         if any(kind == "disk full" for kind, _ in round_.faults):
@@ -103,13 +107,18 @@ def rounds(seed: int) -> Iterator[Round]:
 
 
 def _round(rng: random.Random, cluster: bool) -> Round:
-    """Kills in the steps that they belong to; between them the drivers' ends, each followed by a damaged file."""
+    """Kills in the steps that they belong to; between them the drivers' ends, each followed by a damaged
+    file.
+    """
     grid = ("defense", "baselines")
     fixed = [
-        ("bound actor killed", "bound"), ("attack worker killed", "attack"),
-        ("training rank killed in setup", "base-network"), ("training rank killed in mid-epoch", "base-network"),
-        ("training rank killed in setup", rng.choice(grid)), ("training rank killed in mid-epoch", rng.choice(grid)),
-    ]  # fmt: skip
+        ("bound actor killed", "bound"),
+        ("attack worker killed", "attack"),
+        ("training rank killed in setup", "base-network"),
+        ("training rank killed in mid-epoch", "base-network"),
+        ("training rank killed in setup", rng.choice(grid)),
+        ("training rank killed in mid-epoch", rng.choice(grid)),
+    ]
     loose = ["two drivers", "MLflow missing"] + (["node killed"] if cluster else ["clock moved"]) * 2
     enders, damages = (
         ["driver killed", "Ctrl-C", "driver terminated", "disk full"],
@@ -145,12 +154,16 @@ def summary(faults: Iterable[Fault]) -> list[dict[str, object]]:
         found[fault.kind].append(fault)
     return [
         {
-            "fault": name, "times": len(hits), "lost": sum(hit.lost for hit in hits), "doubled": sum(hit.doubled for hit in hits),
-            "redone": sum(hit.redone for hit in hits), "identical": "yes" if hits and not any(hit.differing for hit in hits) else "no",
+            "fault": name,
+            "times": len(hits),
+            "lost": sum(hit.lost for hit in hits),
+            "doubled": sum(hit.doubled for hit in hits),
+            "redone": sum(hit.redone for hit in hits),
+            "identical": "no" if any(hit.differing for hit in hits) else "yes",
         }
         for name, hits in found.items()
         if hits
-    ]  # fmt: skip
+    ]
 
 
 def write(rows: list[dict[str, object]], path: Path) -> None:

@@ -1,4 +1,6 @@
-"""A study that is run, stopped and run again: its drivers, the Ray that they use, and what every stop is checked for."""
+"""A study that is run, stopped and run again: its drivers, the Ray that they use, and what every stop is
+checked for.
+"""
 
 import json
 import os
@@ -199,7 +201,9 @@ def printed(results: Path) -> str:
 
 @dataclass
 class Fault:
-    """One fault that hit, and what was wrong afterwards: cells lost, doubled (a cell or a row twice), redone, of other values."""
+    """One fault that hit, and what was wrong afterwards: cells lost, doubled (a cell or a row twice), redone,
+    of other values.
+    """
 
     kind: str
     detail: str
@@ -313,7 +317,8 @@ class Run:
         return self.faults[-1]
 
     def check(self, mended: Iterable[str] = ()) -> None:
-        """Hold what is there against what was there and the undisturbed run; the faults since the last look answer for it.
+        """Hold what is there against what was there and the undisturbed run; the faults since the last look
+        answer for it.
 
         ``mended``: cells that were damaged and removed on purpose. No driver may be running.
         """
@@ -358,8 +363,9 @@ class Run:
         mine = {node.process.pid for node in nodes} | {p.pid for node in nodes for p in node.tree()}
         others = [p for p in processes.below(os.getpid()) if p.pid not in mine | kept]
         others += [p for node in nodes for p in node.tree() if p.title.startswith(HARNESS_ACTORS)]
-        # Ray's agents tell the head that their raylet is gone, and wait a minute for a head that has gone, too. A worker
-        # that was being started meanwhile has no work of ours, and takes as long to see that it will get none.
+        # Ray's agents tell the head that their raylet is gone, and wait a minute for a head that has gone,
+        # too. A worker that was being started meanwhile has no work of ours, and takes as long to see that it
+        # will get none.
         self._agents += [p for p in others if p.title.startswith(_AGENTS)]
         left = processes.gone([p for p in others if not p.title.startswith(_AGENTS)], within_s=60)
         processes.reap({node.process.pid for node in nodes} | kept)

@@ -1,4 +1,6 @@
-"""What must be the same after any fault: which cells there are, their values bit by bit, and that they were written once."""
+"""What must be the same after any fault: which cells there are, their values bit by bit, and that they were
+written once.
+"""
 
 import hashlib
 import json
@@ -12,6 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.pipeline.steps import ALL_STEPS
+
 TIMED = (
     "attack_s",
     "epoch_s",
@@ -20,7 +24,7 @@ TIMED = (
     "device",
     "world_size",
 )  # columns about time and place
-STEPS = ("bound", "base-network", "attack", "defense", "baselines", "black-box", "white-box")
+STEPS = ALL_STEPS
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,15 @@ def values(results: Path, cell: str) -> str:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     digest = hashlib.sha256(sink.getvalue())
-    tensors = path.with_suffix(".safetensors")
+    tensors = tensors_of(path)
     digest.update(tensors.read_bytes() if tensors.exists() else b"none")
     return digest.hexdigest()
+
+
+def tensors_of(path: Path) -> Path:
+    """The weights or images of the cell whose Parquet file is at a path."""
+    (root,) = (folder for folder in path.parents if (folder / "harness.json").exists())
+    return (root / "tensors" / path.relative_to(root)).with_suffix(".safetensors")
 
 
 def step_of(cell: str) -> str:
@@ -72,7 +82,9 @@ def step_of(cell: str) -> str:
     table, *folders = Path(cell).parts
     partition = dict(folder.split("=", 1) for folder in folders if "=" in folder)
     if table == "training":
-        return {"base": "base-network", "vib": "defense", "adversarial": "baselines"}[partition["training"]]
+        return {"base": "base-network", "imperceptible_bound": "defense"}.get(
+            partition["method"], "baselines"
+        )
     if table == "evaluation":
         return "white-box" if partition["access"] == "white_box" else "black-box"
     return table
@@ -103,7 +115,7 @@ def unreadable(path: Path) -> str | None:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 rows = file.read()
                 artifact = json.loads((rows.schema.metadata or {})[b"harness"])["artifact"]
-            tensors = path.with_suffix(".safetensors")
+            tensors = tensors_of(path)
             if artifact and hashlib.sha256(tensors.read_bytes()).hexdigest() != artifact["sha256"]:
                 return f"its tensors in {tensors.name} are not those that it names"
         elif path.suffix == ".safetensors":

@@ -1,4 +1,5 @@
-"""The bound of 200,000 generated images, read from Parquet and spread over two workers: time, memory, and whether it is right.
+"""The bound of 200,000 generated images, read from Parquet and spread over two workers: time, memory, and
+whether it is right.
 
     python tests/load/bound.py [--images N]
 
@@ -38,10 +39,16 @@ def main() -> None:
         study, results = Path(folder, "load.yaml"), Path(folder, "results")
         study.write_text(
             yaml.safe_dump(
-                {"name": "load", "dataset": {"source": "parquet", "folder": folder, "name": "generated"}, "base": {"epochs": 1},
-                 "network": {"architecture": "convnet"}, "attacks": {"fgsm": {"epsilon": [0.1]}}, "white_box": {"epsilon": [0.1]}}
+                {
+                    "name": "load",
+                    "dataset": {"source": "parquet", "folder": folder, "name": "generated"},
+                    "base": {"epochs": 1},
+                    "network": {"architecture": "convnet"},
+                    "attacks": {"fgsm": {"epsilon": [0.1]}},
+                    "white_box": {"epsilon": [0.1]},
+                }
             )
-        )  # fmt: skip
+        )
         samples = list(
             watch(
                 [

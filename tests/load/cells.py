@@ -24,7 +24,13 @@ STUDY = {
     "network": {"architecture": "convnet", "width": 2},
     "base": {"epochs": 1, "batch_size": 32},
     "attacks": {"fgsm": {"epsilon": [0.1]}},
-    "defense": {"k": [1 + step / 4 for step in range(TRAININGS // 10)], "n": list(range(1, 11)), "epochs": 1},
+    "defenses": {
+        "imperceptible_bound": {
+            "k": [1 + step / 4 for step in range(TRAININGS // 10)],
+            "n": list(range(1, 11)),
+            "epochs": 1,
+        }
+    },
     "white_box": {"epsilon": [0.1, 0.2, 0.3, 0.4, 0.5], "step_divisors": [4, 10], "steps": 2},
     "compute": {"workers": 2},
 }
@@ -48,7 +54,8 @@ def main() -> None:
     if chosen.csv:
         with chosen.csv.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
-    # What is loaded once is no growth; workers come and go but while the black box is tested. After the last cell MLflow is written.
+    # What is loaded once is no growth; workers come and go but while the black box is tested. After the last
+    # cell MLflow is written.
     cells = [sample for sample in samples if 10 < sample.cells < samples[-1].cells]
     black_box = [sample for sample in samples if TRAININGS + 40 < sample.cells < 3 * TRAININGS - 10]
     grown = {

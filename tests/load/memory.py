@@ -1,4 +1,4 @@
-"""A command watched from outside: the memory of its process and of all that it started, as its results grow."""
+"""A command watched from outside: memory of its process and of all that it started, as results grow."""
 
 import os
 import subprocess

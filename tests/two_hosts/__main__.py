@@ -1,8 +1,9 @@
 """`python tests/two_hosts`: make room for the machines of test_two_hosts.py and run it there.
 
-The room is a set of Linux namespaces (mounts, network, processes) in which pytest is the first process: when it ends,
-or this one does, whatever the reason, the kernel ends all of its processes and drops its network and mounts, and with
-them every file written there. On the machine itself nothing changes but the Debian packages that were missing.
+The room is a set of Linux namespaces (mounts, network, processes) in which pytest is the first process: when
+it ends, or this one does, whatever the reason, the kernel ends all of its processes and drops its network and
+mounts, and with them every file written there. On the machine itself nothing changes but the Debian packages
+that were missing.
 
 Where that cannot be done it says why and ends with exit code 0. Arguments are passed on to pytest.
 """
@@ -19,8 +20,16 @@ from pathlib import Path
 
 from hosts import ROOM, covered
 
-TOOLS = {"sshd": "openssh-server", "ssh": "openssh-client", "rsync": "rsync", "ip": "iproute2", "ss": "iproute2",
-         "unshare": "util-linux", "nsenter": "util-linux", "mount": "mount"}  # fmt: skip
+TOOLS = {
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "rsync": "rsync",
+    "ip": "iproute2",
+    "ss": "iproute2",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "mount": "mount",
+}
 NAMESPACES = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -37,7 +46,8 @@ def obstacle() -> str | None:
         if covered(path):
             return f"{what} lies in {path}, which the machines cover"
     # A link tried in a namespace: all that is needed but the bridge, and it is gone with the shell.
-    trial = f"mount -t tmpfs tmpfs {ROOM} && ip link add wire type bridge && ip link add one type veth peer name two"
+    links = "ip link add wire type bridge && ip link add one type veth peer name two"
+    trial = f"mount -t tmpfs tmpfs {ROOM} && {links}"
     missing = install()
     if missing:
         return missing

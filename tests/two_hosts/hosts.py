@@ -1,9 +1,10 @@
 """Machines for a test: each has its own address, host name, processes, temporary folder, home and ssh server.
 
-They are Linux namespaces below the calling process's own, which must have been made for them (see ``__main__``):
-when it ends, however it ends, the kernel takes processes, network, mounts and the files on them away. What is real:
-ssh, rsync, the network between the machines, the processes. What they share with this machine: its kernel, its cores,
-the Python interpreter and, read only in effect, the packages installed for it.
+They are Linux namespaces below the calling process's own, which must have been made for them (see
+``__main__``): when it ends, however it ends, the kernel takes processes, network, mounts and the files on
+them away. What is real: ssh, rsync, the network between the machines, the processes. What they share with
+this machine: its kernel, its cores, the Python interpreter and, read only in effect, the packages installed
+for it.
 """
 
 import os
@@ -32,7 +33,8 @@ Subsystem sftp internal-sftp
 MaxStartups 100
 """
 
-# What a user of such a machine has set up: where Python is. pip finds what is installed here and may not download.
+# What a user of such a machine has set up: where Python is. pip finds what is installed here and may not
+# download.
 _PROFILE = """
 export PATH={python}:{scripts}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PYTHONPATH={packages}
@@ -79,7 +81,9 @@ class Host:
     def run(
         self, command: str, timeout_s: float = 120, check: bool = True
     ) -> "subprocess.CompletedProcess[str]":
-        """A command typed at this machine in a login shell; AssertionError with all that it said where it fails."""
+        """A command typed at this machine in a login shell; AssertionError with all that it said where it
+        fails.
+        """
         entered = ["nsenter", f"--target={self.pid}", "--mount", "--net", "--uts", "--pid", f"--wd={HOME}"]
         environment = {"HOME": str(HOME), "USER": "root", "TERM": "dumb", "LC_ALL": "C.UTF-8"}
         done = subprocess.run(
@@ -136,7 +140,8 @@ def start(name: str, number: int) -> Host:
     host = Host(name, address, process)
     _wait(lambda: host.pid > 0, "its first process")
     _shell(
-        f"ip link add {link} type veth peer name {link}-0; ip link set {link}-0 master wire up; ip link set {link} netns {host.pid}"
+        f"ip link add {link} type veth peer name {link}-0; ip link set {link}-0 master wire up; "
+        f"ip link set {link} netns {host.pid}"
     )
     _wait(lambda: "0.0.0.0:22" in host.run("ss -ltn", check=False).stdout, f"the ssh server of {name}")
     return host
@@ -152,10 +157,9 @@ def let_in(host: Host, *others: Host) -> None:
 
 def check_out(source: Path, host: Host) -> None:
     """A copy of the source tree in the machine's home, as a clone of it would be."""
-    shutil.copytree(
-        source, host.home / "harness", symlinks=True,
-        ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "*.egg-info", "mlflow.db", "mlruns"),
-    )  # fmt: skip
+    left_out = (".git", ".venv", "__pycache__", ".*_cache", "*.egg-info", "mlflow.db", "mlruns")
+    ignored = shutil.ignore_patterns(*left_out)
+    shutil.copytree(source, host.home / "harness", symlinks=True, ignore=ignored)
 
 
 def _shell(command: str) -> None:

@@ -1,7 +1,7 @@
 """A cluster of two machines, used as the README says: `make cluster-test` makes room for them and runs this.
 
-The machine it is typed at is a third one, the laptop. cluster.yaml is the repository's but for the lines that a user
-changes and one core for each machine, so that work must spread.
+The machine it is typed at is a third one, the laptop. cluster.yaml is the repository's but for the lines that
+a user changes and one core for each machine, so that work must spread.
 """
 
 import json
@@ -40,7 +40,10 @@ class Machines:
 
     def tasks(self) -> dict[str, set[str]]:
         """Name of a task -> the machines on which Ray saw it finish, in any job so far."""
-        inside = "RAY_AUTH_MODE=token ~/harness-venv/bin/python -m ray.scripts.scripts list {} --detail --format json --limit 10000"
+        inside = (
+            "RAY_AUTH_MODE=token ~/harness-venv/bin/python -m ray.scripts.scripts list {} "
+            "--detail --format json --limit 10000"
+        )
         nodes, tasks = (json.loads(self.head.run(inside.format(what)).stdout) for what in ("nodes", "tasks"))
         names = {self.head.address: "head", self.worker.address: "worker"}
         where = {node["node_id"]: names[node["node_ip"]] for node in nodes}
@@ -54,10 +57,14 @@ class Machines:
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
     """The machines, with Ray up and running."""
+    command = [sys.executable, "-m", "harness.cli", "run", "quick", "--workers", "0"]
     alone = subprocess.Popen(
-        [sys.executable, "-m", "harness.cli", "run", "quick", "--workers", "0", "--results", str(SHARED / "alone")],
-        cwd=SOURCE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [*command, "--results", f"{SHARED}/alone"],
+        cwd=SOURCE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     hosts.furnish()
     laptop, head, worker = (
         hosts.start(name, number) for name, number in (("laptop", 9), ("head", 10), ("worker", 11))
@@ -122,7 +129,8 @@ def test_one_training_over_two_machines(machines: Machines) -> None:
         '--set "network={architecture: convnet, width: 4}" --set base.epochs=2 --set dataset.train_limit=200'
     )
     settings += """ --set "'dataset.title=two words'" """
-    command = f"ray submit cluster.yaml jobs/base_network.py -- quick {settings} --set base.workers=2 --results {SHARED}/ddp"
+    command = "ray submit cluster.yaml jobs/base_network.py -- quick "
+    command += f"{settings} --set base.workers=2 --results {SHARED}/ddp"
     machines.type(command)
     (path,) = (SHARED / "ddp").rglob("*.parquet")
     assert pq.read_table(path, partitioning=None)["world_size"].to_pylist() == [2, 2, 2]
@@ -131,7 +139,9 @@ def test_one_training_over_two_machines(machines: Machines) -> None:
 
 
 def test_a_job_with_its_working_directory(machines: Machines) -> None:
-    """The checkout as it is now, not as it was installed, is what all machines run; quoted arguments arrive whole."""
+    """The checkout as it is now, not as it was installed, is what all machines run; quoted arguments arrive
+    whole.
+    """
     checkout = machines.laptop.home / "harness"
     (checkout / "harness/studies/mine.yaml").write_text((checkout / "harness/studies/quick.yaml").read_text())
     with (checkout / "harness/errors.py").open("a") as file:
@@ -168,7 +178,8 @@ def test_machines_that_differ_are_told_before_work_starts(machines: Machines) ->
 
 
 def test_a_machine_that_never_comes(machines: Machines) -> None:
-    command = f"ray submit cluster.yaml jobs/bound.py -- quick --results {SHARED}/none --set compute.nodes=3 --set compute.wait_s=2"
+    command = f"ray submit cluster.yaml jobs/bound.py -- quick --results {SHARED}/none "
+    command += "--set compute.nodes=3 --set compute.wait_s=2"
     failed = machines.type(command, check=False)
     assert failed.returncode == 1
     said = " ".join(failed.stdout.split())
@@ -179,21 +190,25 @@ def test_a_machine_that_never_comes(machines: Machines) -> None:
 def test_nobody_gets_in_without_the_token(machines: Machines) -> None:
     for host in (machines.head, machines.worker):
         assert host.run("stat -c %a ~/.ray/auth_token").stdout == "600\n"
-    ask = "python3 -c \"from urllib.request import urlopen; urlopen('http://127.0.0.1:8265/api/jobs/', timeout=20)\""
+    code = "from urllib.request import urlopen; urlopen('http://127.0.0.1:8265/api/jobs/', timeout=20)"
+    ask = f'python3 -c "{code}"'
     assert "HTTP Error 401" in machines.head.run(ask, check=False).stdout
     assert (
         "Connection refused"
         in machines.worker.run(ask.replace("127.0.0.1", machines.head.address), check=False).stdout
     )
     # A machine of the network with another token, or none.
-    connect = f"python3 -c \"import ray; ray.init(address='{machines.head.address}:6379', log_to_driver=False); print('in')\""
+    code = f"import ray; ray.init(address='{machines.head.address}:6379', log_to_driver=False); print('in')"
+    connect = f'python3 -c "{code}"'
     for token in ("RAY_AUTH_MODE=disabled", f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={'0' * 64}"):
         refused = machines.worker.run(f"{token} {connect}", check=False)
         assert refused.returncode != 0 and not refused.stdout.endswith("in\n"), refused.stdout
 
 
 def test_what_listens(machines: Machines) -> None:
-    """The README's list: the dashboard and what manages jobs on loopback or the node's address, Ray's own services anywhere."""
+    """The README's list: the dashboard and what manages jobs on loopback or the node's address, Ray's own
+    services anywhere.
+    """
     listening: dict[str, set[str]] = {}
     for line in machines.head.run("ss -Hltnp").stdout.splitlines():
         _, _, _, local, _, *process = line.split()

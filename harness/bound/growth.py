@@ -1,0 +1,165 @@
+"""How the bound's cost grows with the number of images: a model fitted to measurements, and its forecasts."""
+
+import csv
+import math
+from collections import Counter
+from dataclasses import dataclass
+from importlib import resources
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import nnls
+
+from harness.errors import HarnessError
+
+_GPU_BLOCKS = 192  # of the filter's first level on a GPU: assumed
+# Pixel differences on one H100: reasoned from its memory and instruction rates, not measured.
+_GPU_ELEMENTS_PER_S = 2e12
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One measurement on one core, among ``images`` of ``values`` pixel values.
+
+    ``seconds`` a query, and ``candidates``: images that the first bound leaves for it, all without a filter.
+    """
+
+    data: str
+    images: int
+    values: int
+    seconds: float
+    candidates: float
+
+    @property
+    def filtered(self) -> bool:
+        return self.candidates < self.images
+
+
+class Curve(NamedTuple):
+    """Candidates of a query among n images of some data: scale * n^exponent."""
+
+    values: int
+    scale: float
+    exponent: float
+
+
+@dataclass(frozen=True)
+class BoundModel:
+    """Seconds of one core for one query among n images.
+
+    They are query_s + pair_s * n + (candidate_s + value_s * values) * candidates(n).
+    The second term bounds the distance to every image, the third looks closer at the candidates that the
+    first bound leaves; how many these are depends on the data (see ``Curve``). Small problems take the time
+    of all pairs, brute_s * n * values, where that is less.
+    ``error`` is the largest relative error over the measurements that it was fitted to.
+    """
+
+    query_s: float
+    pair_s: float
+    candidate_s: float
+    value_s: float
+    brute_s: float
+    curves: dict[str, Curve]
+    error: float
+
+    @staticmethod
+    def fit(rows: list[Growth]) -> "BoundModel":
+        """Least squares of relative errors.
+
+        Raises HarnessError without at least three filtered sizes of one data set.
+        """
+        filtered = [row for row in rows if row.filtered]
+        curves = _curves(filtered)
+        if not curves:
+            raise HarnessError(
+                "the growth of the bound is not measured at three sizes: run `harness benchmark growth`"
+            )
+        terms = np.array([(1.0, row.images, row.candidates, row.candidates * row.values) for row in filtered])
+        relative = terms / np.array([row.seconds for row in filtered])[:, None]
+        costs = nnls(relative, np.ones(len(relative)))[0].tolist()
+        query_s, pair_s, candidate_s, value_s = costs
+        error = float(np.abs(relative @ costs - 1).max())
+        return BoundModel(query_s, pair_s, candidate_s, value_s, _brute_s(rows), curves, error)
+
+    def describe(self) -> str:
+        """The fit in words."""
+        curves = "; ".join(
+            f"{data}: {curve.scale:.2g} n^{curve.exponent:.2f} candidates"
+            for data, curve in self.curves.items()
+        )
+        return (
+            f"time of a core for a query = {1e6 * self.query_s:.3g} us + "
+            f"{1e9 * self.pair_s:.3g} ns x images + "
+            f"({1e9 * self.candidate_s:.3g} ns + {1e9 * self.value_s:.2g} ns x values) x candidates "
+            f"({curves}); within {100 * self.error:.0f} % of every measurement"
+        )
+
+    def candidates(self, images: int, values: int) -> tuple[str, float]:
+        """Whose growth is taken, and the images that the first bound leaves.
+
+        That is the data whose images are most like in size.
+        """
+        data = min(self.curves, key=lambda name: abs(math.log(self.curves[name].values / values)))
+        curve = self.curves[data]
+        return data, min(images, curve.scale * images**curve.exponent)
+
+    def seconds(self, queries: int, images: int, values: int) -> float:
+        """Of one core."""
+        _, candidates = self.candidates(images, values)
+        candidate_s = self.candidate_s + self.value_s * values
+        filtered = self.query_s + self.pair_s * images + candidate_s * candidates
+        return queries * min(filtered, self.brute_s * images * values)
+
+
+def _curves(filtered: list[Growth]) -> dict[str, Curve]:
+    """The curve of each data set that was measured at three sizes or more, at its most usual image size."""
+    curves = {}
+    for data in dict.fromkeys(row.data for row in filtered):
+        mine = [row for row in filtered if row.data == data]
+        values = Counter(row.values for row in mine).most_common(1)[0][0]
+        same = [row for row in mine if row.values == values]
+        if len(same) >= 3:
+            images = np.log([row.images for row in same])
+            candidates = np.log([row.candidates for row in same])
+            exponent, log_scale = np.polyfit(images, candidates, 1)
+            curves[data] = Curve(values, float(np.exp(log_scale)), float(exponent))
+    return curves
+
+
+def _brute_s(rows: list[Growth]) -> float:
+    """Seconds for a pixel of a pair where all pairs were compared; inf where that was not measured."""
+    brute = [row.seconds / (row.images * row.values) for row in rows if not row.filtered]
+    return float(np.median(brute)) if brute else math.inf
+
+
+def packaged() -> list[Growth]:
+    """The harness's own measurements: `harness benchmark growth` on the CPU that growth.csv names."""
+    with (resources.files("harness.bound") / "growth.csv").open() as file:
+        lines = (line for line in file if not line.startswith("#"))
+        return [
+            Growth(
+                row["data"],
+                int(row["images"]),
+                int(row["values"]),
+                float(row["seconds"]),
+                float(row["candidates"]),
+            )
+            for row in csv.DictReader(lines)
+        ]
+
+
+def elsewhere(model: BoundModel, n: int, values: int) -> list[tuple[str, float]]:
+    """(machine and what it assumes, seconds) of the bound of n images among themselves on other machines."""
+    data, candidates = model.candidates(n, values)
+    alone = model.seconds(n, n, values)
+    assumed = f"{_GPU_ELEMENTS_PER_S:.0e} differences/s a GPU"
+    brute = n * n * values / _GPU_ELEMENTS_PER_S
+    filtered = n * (n * _GPU_BLOCKS + candidates * values) / _GPU_ELEMENTS_PER_S
+    return [
+        (f"1 core like those measured; {candidates:,.0f} candidates a query, grown as on {data}", alone),
+        ("64 such cores on a cluster, shared out evenly", alone / 64),
+        (f"1 H100, all pairs; assumed {assumed}, not measured", brute),
+        ("8 H100, all pairs; the same", brute / 8),
+        (f"1 H100, filtered by {_GPU_BLOCKS} block sums; the same", filtered),
+        ("8 H100, filtered; the same", filtered / 8),
+    ]

@@ -1,0 +1,16 @@
+"""The command line: what a user types and sees. Thin words over the pipeline, the report and the tracking.
+
+The commands are listed here, in the order of work. None imports what it works with before it is called: help
+and mistakes of typing are answered at once.
+"""
+
+from harness.cli.group import main
+from harness.cli.looking import show, sql, studies, tables, ui
+from harness.cli.planning import benchmark, plan
+from harness.cli.running import STEP_COMMANDS, run, track
+from harness.cli.verifying import verify
+
+__all__ = ["main"]
+
+for _command in (run, *STEP_COMMANDS, plan, benchmark, tables, sql, verify, track, ui, show, studies):
+    main.add_command(_command)

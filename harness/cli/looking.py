@@ -1,0 +1,122 @@
+"""Commands that show what is there and compute nothing: tables, queries, MLflow's page, the studies."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.options import (
+    existing_store,
+    format_option,
+    overrides_option,
+    results_option,
+    study_option,
+    tracking_option,
+)
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.results.store import Store
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@format_option
+@study_option
+@results_option
+def tables(names: tuple[str, ...], kind: str, study: str | None, results: str) -> None:
+    """The paper's tables: its number beside ours and its interval.
+
+    NAMES picks some, e.g. table2, or any view of `harness sql`.
+    """
+    store = existing_store(results)
+    print_tables(store, study or _latest(store), names, kind)
+
+
+def print_tables(store: "Store", study: str, names: tuple[str, ...], kind: Any) -> None:
+    """A study's tables, all unless some are named, as 'rich', 'md' or 'csv'."""
+    from harness.report.database import connect
+    from harness.report.printing import show
+
+    with connect(store, study) as connection:
+        show(connection, names, kind)
+
+
+def _latest(store: "Store") -> str:
+    """The study that was run last; HarnessError where there is none."""
+    studies = list(store.studies())
+    if not studies:
+        raise HarnessError(f"'{store.folder}' holds no study: run one with `harness run quick`")
+    return studies[-1]
+
+
+@click.command()
+@click.argument("query")
+@format_option
+@click.option("--study", default=None, help="Only this study's results.  [default: all]")
+@results_option
+def sql(query: str, kind: Any, study: str | None, results: str) -> None:
+    """Ask the Parquet tables in SQL.
+
+    Tables: bound, attack, evaluation, training, benchmark. Views: table2 to table7, black_box, white_box,
+    accuracies, over_seeds, effectiveness, magnitude, class_distance, missing, speed.
+    `harness sql "show tables"` lists them all.
+    """
+    from harness.report.database import connect
+    from harness.report.printing import show_query
+
+    with connect(existing_store(results), study) as connection:
+        show_query(connection, query, kind)
+
+
+@click.command()
+@click.option("--port", type=int, default=5000, show_default=True)
+@results_option
+@tracking_option
+def ui(port: int, results: str, uri: str | None) -> None:
+    """Start MLflow's UI on this machine alone, and print links.
+
+    It listens on 127.0.0.1. The links open the runs, the charts and the comparison of each study. Of a server
+    they are printed and nothing is started.
+    """
+    from harness.tracking.destination import destination
+    from harness.tracking.sync import sync
+    from harness.tracking.ui import serve
+
+    store = existing_store(results)
+    for name in store.studies():
+        sync(store, name, uri)
+    is_started = not destination(store, uri).is_server
+
+    def on_ready(studies: Mapping[str, Mapping[str, str]]) -> None:
+        for name, links in studies.items():
+            click.echo("\n".join([name, *(f"  {what:<8} {link}" for what, link in links.items())]))
+        if is_started:
+            click.echo("Ctrl-C ends it.")
+
+    if is_started:
+        click.echo("starting MLflow ...")
+    serve(store, port=port, on_ready=on_ready, uri=uri)
+
+
+@click.command()
+@click.argument("study")
+@overrides_option
+def show(study: str, overrides: tuple[str, ...]) -> None:
+    """Every setting of STUDY, defaults filled in, as YAML."""
+    import yaml
+
+    from harness.study.reading import load
+
+    settings = load(study, overrides).model_dump(mode="json")
+    click.echo(yaml.safe_dump(settings, sort_keys=False), nl=False)
+
+
+@click.command()
+def studies() -> None:
+    """The presets."""
+    from harness.study.reading import presets
+
+    for name, path in presets().items():
+        first = path.read_text().splitlines()[0].removeprefix("# ")
+        click.echo(f"{name:<14} {first}")

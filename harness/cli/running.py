@@ -1,0 +1,193 @@
+"""Commands that make cells and send them to MLflow: a whole study, each step of one, the runs alone."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli.group import complain, end_on_sigterm, plain
+from harness.cli.looking import print_tables
+from harness.cli.options import (
+    RunOptions,
+    existing_store,
+    results_option,
+    run_options,
+    tracking_option,
+    typed_results,
+)
+from harness.errors import Failed
+from harness.pipeline.steps import ALL_STEPS, STEPS
+
+if TYPE_CHECKING:
+    from harness.cli.progress import Display
+    from harness.results.store import Store
+
+_SHOWN_FAILURES = 20
+
+
+@click.command()
+@run_options
+def run(options: RunOptions) -> None:
+    """Run all steps of STUDY (a preset or a YAML file), then print its tables.
+
+    What is finished is not done again: run the same command after any interruption. Exit code 1 when a cell
+    failed (the others are made, the tables show a hole), 2 for what you can mend before anything runs.
+    """
+    outcome = _run(options, ALL_STEPS)
+    print_tables(outcome.store, outcome.study, (), "rich")
+    _say(f"\n{_what_next(options.results)}")
+    _exit_if_any(outcome.failed)
+
+
+def _step_command(name: str, summary: str, paper: str) -> click.Command:
+    @click.command(
+        name, help=f"One step of STUDY alone: {summary} (paper: {paper}).", short_help=f"One step: {summary}."
+    )
+    @run_options
+    def step(options: RunOptions) -> None:
+        _exit_if_any(_run(options, (name,)).failed)
+
+    return step
+
+
+STEP_COMMANDS = tuple(_step_command(step.name, step.summary, step.paper) for step in STEPS)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """A study whose steps were run, and its cells that failed, by title."""
+
+    store: "Store"
+    study: str
+    failed: Mapping[str, Failed]
+
+
+def _run(options: RunOptions, steps: tuple[str, ...]) -> _Outcome:
+    """Make the missing cells of these steps and send the study to MLflow, under the study's lock.
+
+    Raises HarnessError for a mistake in what was given, before any work.
+    """
+    from rich.console import Console
+
+    from harness.cli.progress import Display
+    from harness.pipeline.run import prepare, run_steps
+    from harness.results import locking
+    from harness.results.storage import explained_full_disk
+    from harness.results.store import Store
+    from harness.study.reading import load
+    from harness.tracking.destination import destination
+
+    study = load(options.study, options.changes)
+    end_on_sigterm()
+    store = Store(options.results)
+    destination(store, options.uri)
+    store.open()
+    with (
+        explained_full_disk(options.results),
+        locking.only_driver(store.local_root, study.name, _say),
+        Display(Console(file=sys.stdout)) as display,
+    ):
+        locking.remove_abandoned(store.local_root)
+        prepared = prepare(study, store, options.data, display, steps)
+        made = run_steps(prepared, steps)
+        sent, away = _send(store, study.name, options, display)
+    _say(f"{made} cells made, {sent} MLflow runs written; results in '{options.results}'")
+    if away:
+        _say(away)
+    return _Outcome(store, study.name, prepared.failed)
+
+
+def _say(words: str) -> None:
+    """Print words as they are: no line of them is broken, nothing is markup."""
+    from rich.console import Console
+
+    Console(file=sys.stdout).print(words, highlight=False, markup=False, soft_wrap=True)
+
+
+def _what_next(results: str) -> str:
+    where = typed_results(results)
+    return (
+        "What to look at next:\n"
+        f"  harness tables{where} --format md        these tables again, as Markdown or CSV\n"
+        f"  harness ui{where}                        MLflow: compare the networks, links are printed\n"
+        f'  harness sql{where} "from black_box"      any question to the Parquet tables\n'
+        f"  harness verify{where}                    read every file back with checksums"
+    )
+
+
+def _exit_if_any(failed: Mapping[str, Failed]) -> None:
+    """Say what failed, and end with exit code 1, where something did."""
+    if failed:
+        head, *lines = _failures(failed)
+        complain("\n".join([f"[bold red]{head}[/]", *map(plain, lines)]))
+        sys.exit(1)
+
+
+def _failures(failed: Mapping[str, Failed]) -> list[str]:
+    """How much failed and how much waits for it; then what failed by itself, a line each."""
+    causes = [f"  {title}: {failure.reason}" for title, failure in failed.items() if not failure.waits]
+    waiting = len(failed) - len(causes)
+    plural = "s" if len(causes) > 1 else ""
+    wait = f" and {waiting} wait for them" if waiting else ""
+    lines = [f"{len(causes)} cell{plural} failed{wait}; the same command tries again:"]
+    lines += causes[:_SHOWN_FAILURES]
+    if len(causes) > _SHOWN_FAILURES:
+        lines.append(f"  ... and {len(causes) - _SHOWN_FAILURES} more")
+    return lines
+
+
+# --- MLflow -----------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("study", required=False)
+@results_option
+@tracking_option
+def track(study: str | None, results: str, uri: str | None) -> None:
+    """Send to MLflow what it lacks of STUDY, or of all studies.
+
+    Runs are made from the Parquet files: a database that was deleted or a server that is empty gets them all.
+    """
+    from harness.tracking.destination import destination
+    from harness.tracking.sync import sync
+
+    store = existing_store(results)
+    for name in store.studies() if study is None else [study]:
+        written = sync(store, name, uri)
+        click.echo(f"{name}: {written} runs written to {destination(store, uri)}")
+
+
+def _send(store: "Store", study: str, options: RunOptions, display: "Display") -> tuple[int, str]:
+    """The runs written; where MLflow is away, which is no failure of the study, what to type later."""
+    from harness.tracking.destination import TrackingError, destination
+    from harness.tracking.sync import sync
+
+    try:
+        return sync(store, study, options.uri, _progress(display)), ""
+    except TrackingError as error:
+        again = f"harness track {study}{typed_results(options.results)}"
+        if options.uri and not _from_environment("uri"):
+            again += f" --tracking-uri {destination(store, options.uri)}"
+        return 0, f"{error}. No result is lost; later, send the runs with: {again}"
+
+
+def _from_environment(option: str) -> bool:
+    """Whether an option of this command was not typed: the next command has it from there, too."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is click.core.ParameterSource.ENVIRONMENT
+
+
+def _progress(display: "Display") -> Callable[[int, int], None]:
+    """A bar for the runs: called with those written and those to write, from 0 on."""
+
+    def show(done: int, total: int) -> None:
+        if done == 0:
+            display.begin("mlflow", total, "runs", 0)
+        else:
+            display.advance("mlflow")
+        if done == total:
+            display.end("mlflow")
+
+    return show

@@ -1,0 +1,180 @@
+"""The Ray cluster that a study runs on: joined where there is one, else started here, and waited for."""
+
+import logging
+import math
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from harness.cluster import nodes
+from harness.cluster.workers import Cluster
+from harness.errors import HarnessError
+from harness.study.spec import ComputeSpec
+
+_REMIND_S = 30  # between two messages while waiting
+
+
+@contextmanager
+def connect(compute: ComputeSpec) -> Iterator[Cluster]:
+    """A running Ray cluster where there is one (RAY_ADDRESS, or this machine's), else one started here.
+
+    Waits for what the study asks for; what was started here is stopped after. Raises HarnessError where it
+    does not come, or no connection is had.
+    """
+    if compute.workers == 0:
+        yield Cluster(workers=1, cores=1, gpus=0, retries=0, local=True)
+        return
+    # Set before ray reads them: no usage reports, and no warning of how it will treat workers without a GPU.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    was_connected = ray.is_initialized()
+    with _sigterm_as_before():
+        is_shared = was_connected or _attach()
+    try:
+        _wait(compute, compute.wait_s if is_shared else 0)
+        yield _cluster(compute)
+    finally:
+        if not was_connected:
+            ray.shutdown()
+
+
+def _cluster(compute: ComputeSpec) -> Cluster:
+    """What of the cluster that is there the study uses."""
+    import ray
+
+    resources = ray.cluster_resources()
+    cores, gpus = int(resources.get("CPU", 0)), float(resources.get("GPU", 0))
+    return Cluster(
+        workers=compute.workers or int(gpus) or cores,
+        cores=compute.workers or cores,
+        gpus=gpus,
+        retries=compute.retries,
+        local=False,
+        interface=compute.interface,
+    )
+
+
+@contextmanager
+def _sigterm_as_before() -> Iterator[None]:
+    """Ray puts a handler of its own, which aborts with a stack trace and leaves no time to clean up."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and callable(before):
+            signal.signal(signal.SIGTERM, before)
+
+
+# --- waiting ---
+
+
+def _wait(compute: ComputeSpec, limit: float) -> None:
+    """Return when the nodes and cores that the study asks for are there; say now and then what is lacking.
+
+    Raises HarnessError after ``limit`` seconds.
+    """
+    start, reminded = time.monotonic(), -math.inf
+    while lacking := _lacking(compute):
+        waited = time.monotonic() - start
+        if waited >= limit:
+            patience = f"; waited {limit:g} s (compute.wait_s). What becomes of nodes: `ray status`"
+            raise HarnessError(lacking + (patience if limit else ""))
+        if waited - reminded >= _REMIND_S:
+            reminded = waited
+            progress = f"{waited:.0f} of at most {limit:g} s (compute.wait_s)"
+            print(f"waiting for the Ray cluster, {progress}: {lacking}", file=sys.stderr, flush=True)
+        time.sleep(min(1.0, limit - waited))
+
+
+def _lacking(compute: ComputeSpec) -> str:
+    """What the Ray cluster does not have, empty where it has all."""
+    import ray
+
+    asked_nodes, asked_cores = compute.nodes or 1, compute.workers or 1
+    alive, cores = nodes.alive(), int(ray.cluster_resources().get("CPU", 0))
+    if len(alive) < asked_nodes:
+        titles = ", ".join(alive) or "none"
+        return (
+            f"compute.nodes: {asked_nodes} nodes are asked for, the Ray cluster has {len(alive)} ({titles})"
+        )
+    if cores < asked_cores:
+        return f"compute.workers: {asked_cores} workers need a core each, the Ray cluster has {cores}"
+    return ""
+
+
+# --- joining or starting Ray ---
+
+
+def _attach() -> bool:
+    """Join the cluster that this machine belongs to (True), else start a Ray for this process (False)."""
+    import ray
+    from ray._private.utils import read_ray_address
+
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    named = os.environ.get("RAY_ADDRESS")
+    # Not "auto": that takes any Ray whose process it sees, another harness's own or one in a container that
+    # can't be reached.
+    address = named or read_ray_address()
+    if address in (None, "local"):
+        _keep_token_private()
+        ray.init(address="local", include_dashboard=False, **quiet)
+        return False
+    joined = f"{address}, which this machine has joined (to run without it: `ray stop`)"
+    source = f"RAY_ADDRESS={named}" if named else joined
+    if not _answers(address):
+        raise HarnessError(f"no Ray cluster answers at {source}")
+    try:
+        ray.init(address=address, **quiet)
+    except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
+        # Another version of Ray or Python, no token or a wrong one: Ray says which.
+        raise HarnessError(f"the Ray cluster at {source} can't be used: {error}") from error
+    return True
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens there; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _keep_token_private() -> None:
+    """Who has Ray's token can run code as this user, and Ray lets all read it: make it first, or close it."""
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # no home to write in: Ray will say so where it matters
+        if path.exists():
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+        elif _wants_token_file():
+            _make_token(path)
+
+
+def _wants_token_file() -> bool:
+    """Whether Ray would look for its token in the user's home."""
+    elsewhere = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    return os.environ.get("RAY_AUTH_MODE", "token") == "token" and not elsewhere
+
+
+def _make_token(path: Path) -> None:
+    """A new token, at no moment readable by others; one that another process made meanwhile stays."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    draft = path.with_name(f".auth_token.{os.getpid()}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    try:
+        os.link(draft, path)
+    finally:
+        draft.unlink()

@@ -1,0 +1,85 @@
+"""Attacking a block of images: a few batches, fixed by image order and the study's batch size.
+
+Whoever computes it, so that the number of workers changes no number. Everything is measured on the tensor
+that is kept.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from harness.attacks.attack import Attack, Protocol, norms, perturb
+from harness.attacks.batch import logits
+from harness.data.datasets import Images
+from harness.networks.classifier import Classifier, as_input, to_tensor
+from harness.networks.device import device
+
+BATCHES_PER_BLOCK = (
+    4  # images that take the place of those that are done: what is not full is a block's last batch
+)
+
+
+def blocks(count: int, size: int) -> list[slice]:
+    """Consecutive ranges of at most ``size`` images."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def attack_block(
+    network: Classifier, images: Images, settings: Attack, protocol: Protocol, seed: int, batch_size: int
+) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """Attack one block: for each epsilon the rows by column, and the adversarial images float32 [B, C, H, W].
+
+    The attack starts from the network's prediction (the paper's protocol) or the true label; ``batch_size``
+    images are in the network at once.
+    """
+    on = device()
+    clean = as_input(to_tensor(images.pixels, on))
+    predicted = logits(network, clean, batch_size).argmax(1)
+    start = to_tensor(images.labels, on) if protocol == "label" else predicted
+    began = time.perf_counter()
+    made = perturb(network, clean, start, to_tensor(images.ids, on), settings, seed, batch_size)
+    # One gradient serves every epsilon: the time is the block's, shared out evenly.
+    seconds = (time.perf_counter() - began) / (len(images.ids) * len(made))
+    return [
+        (
+            _rows(network, images, clean, predicted, adversarial, seconds, batch_size),
+            adversarial.cpu().numpy(),
+        )
+        for adversarial in made
+    ]
+
+
+def _rows(
+    network: Classifier,
+    images: Images,
+    clean: Tensor,
+    predicted: Tensor,
+    adversarial: Tensor,
+    seconds: float,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Rows of the table ``attack``, measured on the images that came back; ``seconds`` an image."""
+    return {
+        "image_id": images.ids,
+        "label": images.labels,
+        "predicted": predicted.cpu().numpy(),
+        "adversarial_predicted": logits(network, adversarial, batch_size).argmax(1).cpu().numpy(),
+        **norms(clean, adversarial),
+        "attack_s": np.full(len(images.ids), seconds),
+    }
+
+
+def white_box_block(
+    network: Classifier, images: Images, settings: Attack, protocol: Protocol, seed: int, batch_size: int
+) -> np.ndarray:
+    """Predictions int64 [B] on images made against this very network, by an attack of one epsilon."""
+    ((rows, _),) = attack_block(network, images, settings, protocol, seed, batch_size)
+    predicted: np.ndarray = rows["adversarial_predicted"]
+    return predicted
+
+
+def stack(parts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Rows of consecutive blocks, one after the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

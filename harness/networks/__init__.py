@@ -1,0 +1,15 @@
+"""The classifiers that are attacked and defended, and the one loop that trains them.
+
+``classifier`` is the contract: an ``Architecture`` is a kind of network with its settings, a ``Classifier``
+what ``build`` makes of it. To add one: a file like ``convnet``, and its line in ``NETWORKS``.
+"""
+
+from harness.networks.classifier import Architecture
+from harness.networks.convnet import ConvNet
+from harness.networks.vgg16 import Vgg16
+
+# By the word that a study names it with.
+NETWORKS: dict[str, type[Architecture]] = {
+    "convnet": ConvNet,
+    "vgg16": Vgg16,
+}

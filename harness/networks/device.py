@@ -1,0 +1,72 @@
+"""Where networks compute, and how much a step of training takes there."""
+
+import platform
+import re
+
+import torch
+from torch import Tensor, nn
+
+from harness.networks.classifier import as_input
+
+
+def device() -> torch.device:
+    """The device of this process, with full float32 arithmetic on it.
+
+    TF32 keeps 10 bits of mantissa: enough to flip the images that DeepFool leaves on the boundary.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """'cuda NVIDIA H100' or 'cpu x86_64'."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return f"{device.type} {name}"
+
+
+# Dense peak in 10^12 floating-point operations per second, from NVIDIA's data sheets: device -> precision.
+_PEAK_TERAFLOPS = {
+    "H100 PCIe": {"float32": 51.2, "bfloat16": 756.0},
+    "H100 NVL": {"float32": 60.0, "bfloat16": 835.0},
+    "H100": {"float32": 66.9, "bfloat16": 989.4},
+    "H200": {"float32": 66.9, "bfloat16": 989.4},
+    "A100": {"float32": 19.5, "bfloat16": 312.0},
+    "L40S": {"float32": 91.6, "bfloat16": 362.0},
+    "L4": {"float32": 30.3, "bfloat16": 121.0},
+    "T4": {"float32": 8.1},
+    "V100": {"float32": 15.7},
+}
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Dense peak of the device at this precision in FLOP/s.
+
+    None for CPUs, parts of a GPU and GPUs that are not listed.
+    """
+    name = device_name(device)
+    known = [
+        peaks
+        for gpu, peaks in _PEAK_TERAFLOPS.items()
+        if re.search(rf"\b{gpu}\b", name) and "MIG" not in name
+    ]
+    teraflops = known[0].get(precision) if device.type == "cuda" and known else None
+    return teraflops and teraflops * 1e12
+
+
+def step_flops(network: nn.Module, images: Tensor) -> float:
+    """Floating-point operations an image of one training step, forward and backward.
+
+    Counted on ``images`` [B, C, H, W], not timed.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with (
+        torch.random.fork_rng(devices=[images.device] if images.is_cuda else []),
+        FlopCounterMode(display=False) as counter,
+    ):
+        torch.autograd.grad(
+            network(as_input(images)).sum(), [p for p in network.parameters() if p.requires_grad]
+        )
+    return counter.get_total_flops() / len(images)

@@ -1,0 +1,59 @@
+"""III-A: the bound of every image."""
+
+from collections.abc import Iterable
+
+from harness.bound import learning, shards
+from harness.bound.searcher import Searcher
+from harness.cluster.workers import Cluster
+from harness.errors import Failed
+from harness.pipeline.run import Run, StepWork
+from harness.results.cells import Cell, hardware
+from harness.study.costs import Price, Quote, table_bytes
+
+
+def _cells(run: Run) -> Iterable[Cell]:
+    return run.plan.bounds.values()
+
+
+def _make(run: Run) -> int:
+    todo = {cell.partition["split"]: cell for cell in run.todo(_cells(run))}
+    train = run.dataset.train if todo else None
+    cut = {split: shards.shards_of(getattr(run.dataset, split), run.dataset.train) for split in todo}
+    run.progress.begin("bound", sum(map(len, cut.values())), "blocks", len(run.plan.bounds) - len(todo))
+    if train is not None:
+        gpu = _has_gpu(run.cluster)
+        arguments = (run.shared_dataset, run.cluster.share(learning.index(train, gpu=gpu)), gpu)
+        groups = [(split, [(split, shard) for shard in mine]) for split, mine in cut.items()]
+
+        def on_shard(_: object) -> None:
+            run.progress.advance("bound")
+
+        for split, results in run.gather(Searcher, arguments, Searcher.search, groups, on_shard, gpu):
+            if isinstance(results, Failed):
+                run.fail([todo[split]], results)
+                continue
+            parts = list(zip(cut[split], results, strict=True))
+            run.store.write(
+                todo[split], shards.bound_rows(getattr(run.dataset, split), train, parts), **hardware()
+            )
+    run.progress.end("bound")
+    return len(todo)
+
+
+def _has_gpu(cluster: Cluster) -> bool:
+    """Whether workers find a GPU: one of the cluster, or this process's own where it does the work."""
+    if not cluster.local:
+        return cluster.gpus > 0
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _price(quote: Quote) -> Price:
+    train, test = quote.size.train, quote.size.test
+    seconds = sum(quote.bound.seconds(queries, train, quote.size.values) for queries in (train, test))
+    size = sum(table_bytes("bound", 2 * queries) for queries in (train, test))
+    return Price("bound", 2, seconds, train // 512 + 1, size)
+
+
+WORK = {"bound": StepWork(_cells, _make, _price)}

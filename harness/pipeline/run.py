@@ -1,0 +1,260 @@
+"""A study being run: what its steps share, and the ways in which they find, make and give up cells."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from harness.cluster.connection import connect
+from harness.cluster.nodes import check_nodes
+from harness.cluster.workers import Cluster
+from harness.data import datasets
+from harness.defenses import DEFENSES
+from harness.errors import Failed, HarnessError
+from harness.pipeline.steps import ALL_STEPS, STEPS, Step
+from harness.results.cells import Cell
+from harness.results.store import Store
+from harness.study import record
+from harness.study.costs import Price, Quote
+from harness.study.plan import Evaluation, Plan, plan, white_box
+from harness.study.spec import BASE, Study
+from harness.study.trainings import Network
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Who is told how far a step is."""
+
+    def begin(self, step: str, total: int, unit: str, done: int) -> None: ...
+    def advance(self, step: str, amount: int = 1, note: str = "") -> None: ...
+    def end(self, step: str) -> None: ...
+
+
+class Silent:
+    """A ``Progress`` that says nothing."""
+
+    def begin(self, step: str, total: int, unit: str, done: int) -> None: ...
+    def advance(self, step: str, amount: int = 1, note: str = "") -> None: ...
+    def end(self, step: str) -> None: ...
+
+
+@dataclass
+class Run:
+    """A study being run. The data set and the cluster are there once something is missing.
+
+    ``failed`` are the cells that could not be made, and why; they are holes in the tables until a next run
+    makes them. ``only`` leaves all other cells alone. ``chosen`` are the white box's cells, where the store
+    does not say them. ``knows_weights``: whether the plan's keys are those of the network's initial weights,
+    which a run of the bound alone does not ask for.
+    """
+
+    study: Study
+    store: Store
+    data: Path | None
+    plan: Plan
+    progress: Progress
+    knows_weights: bool = True
+    failed: dict[str, Failed] = field(default_factory=dict)  # by title
+    only: frozenset[Cell] | None = None
+    chosen: tuple[Evaluation, ...] = ()
+    _stack: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    @cached_property
+    def dataset(self) -> datasets.Dataset:
+        return datasets.load(self.study.dataset, self.data)
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        cluster = self._stack.enter_context(connect(self.study.compute))
+        check_nodes(cluster, self.store)
+        return cluster
+
+    @cached_property
+    def shared_dataset(self) -> Any:
+        return self.cluster.share(self.dataset)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    # --- which cells are to be made ---
+
+    def missing(self, cells: Iterable[Cell]) -> list[Cell]:
+        """The cells that are not done."""
+        return self.store.missing(cells)
+
+    def todo(self, cells: Iterable[Cell]) -> list[Cell]:
+        """The cells to be made."""
+        return self.missing(cell for cell in cells if self.only is None or cell in self.only)
+
+    def fail(self, cells: Iterable[Cell], failure: Failed) -> None:
+        """Record that cells cannot be made: the others go on."""
+        for cell in cells:
+            self.failed[cell.title] = failure
+            self.store.record_failure(cell, failure)
+
+    def lacking(self, step: str, needs: Iterable[Cell]) -> dict[Cell, str]:
+        """Those of ``needs`` that failed, and why.
+
+        Raises HarnessError where one was never tried: its step comes first.
+        """
+        reasons = {}
+        for need in self.missing(dict.fromkeys(needs)):
+            reason = self.store.failure(need)
+            if reason is None:
+                earlier, name = step_of(need), self.study.name
+                raise HarnessError(
+                    f"'{step}' starts from what '{earlier}' makes, and '{need.title}' is missing: "
+                    f"run `harness {earlier} {name}` first, or all steps with `harness run {name}`"
+                )
+            reasons[need] = reason
+        return reasons
+
+    def feasible(self, step: str, cells: Iterable[Cell]) -> set[Cell]:
+        """The cells whose needs are done. The others fail with a need that failed."""
+        cells = list(cells)
+        reasons = self.lacking(step, (need for cell in cells for need in cell.needs))
+        for cell in cells:
+            for need in reasons.keys() & cell.needs:
+                waiting = f"needs '{need.title}', which failed: {reasons[need]}"
+                self.fail([cell], Failed(waiting, waits=True))
+        return {cell for cell in cells if not reasons.keys() & cell.needs}
+
+    # --- the work of a step ---
+
+    def gather(
+        self,
+        build: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        work: Callable[[Any, Any], Any],
+        groups: list[tuple[T, list[Any]]],
+        on_task: Callable[[Any], None] = lambda task: None,
+        gpu: bool = True,
+    ) -> Iterator[tuple[T, list[Any] | Failed]]:
+        """Each group as soon as its last task is done: (group, its results in order, or the first Failed)."""
+        tasks = [(index, task) for index, (_, mine) in enumerate(groups) for task in mine]
+        parts: dict[int, dict[int, Any]] = {}
+        for position, result in self.cluster.map(build, arguments, work, [task for _, task in tasks], gpu):
+            index, task = tasks[position]
+            mine = parts.setdefault(index, {})
+            mine[position] = result
+            on_task(task)
+            if len(mine) == len(groups[index][1]):
+                yield groups[index][0], _whole(parts.pop(index))
+
+
+def _whole(results: dict[int, Any]) -> list[Any] | Failed:
+    """The results of a group by position; the first that failed where one did."""
+    ordered = [results[position] for position in sorted(results)]
+    failures = [result for result in ordered if isinstance(result, Failed)]
+    return failures[0] if failures else ordered
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """What a step does: its cells, how the missing ones are made (how many were tried), what it costs."""
+
+    cells: Callable[[Run], Iterable[Cell]]
+    make: Callable[[Run], int]
+    price: Callable[[Quote], Price]
+
+
+def work_of(step: Step) -> StepWork:
+    """What a step does; imports what computes it."""
+    work: StepWork = import_module(f"harness.pipeline.{step.room}").WORK[step.name]
+    return work
+
+
+def run_steps(run: Run, names: tuple[str, ...] = ALL_STEPS) -> int:
+    """Make the missing cells of the named steps, in the paper's order; how many were made.
+
+    What failed is in ``run.failed``. Raises HarnessError for anything the user can mend; what is finished
+    stays.
+    """
+    try:
+        tried = sum(work_of(step).make(run) for step in STEPS if step.name in names)
+        return tried - len(run.failed)
+    finally:
+        run.close()
+
+
+def price(quote: Quote) -> list[Price]:
+    """What every step of a study costs."""
+    return [work_of(step).price(quote) for step in STEPS]
+
+
+def step_of(cell: Cell) -> str:
+    """The step that makes a cell from which others are made."""
+    if cell.table != "training":
+        return cell.table
+    method = cell.partition["method"]
+    return "base-network" if method == BASE else DEFENSES[method].step
+
+
+def prepare(
+    study: Study, store: Store, data: Path | None, progress: Progress, steps: tuple[str, ...] = ALL_STEPS
+) -> Run:
+    """Check everything that can be checked before the work of these steps starts, and plan the study.
+
+    Raises HarnessError: data or weights that are missing, a results folder that can't be used.
+    """
+    store.open()
+    datasets.prepare(study.dataset, data)
+    # The bound's cells do not depend on any network.
+    uses_network = any(step.table != "bound" for step in STEPS if step.name in steps)
+    weights = study.network.initial_weights() if uses_network else None
+    planned = plan(study, datasets.fingerprint(study.dataset, data), weights)
+    run = Run(study, store, data, planned, progress, knows_weights=uses_network)
+    keep_record(run)
+    return run
+
+
+def keep_record(run: Run) -> None:
+    """Tell the store which cells the study's tables are made from, and what it is to measure."""
+    study = run.study
+    if not run.knows_weights and study.name in run.store.studies():
+        return  # whoever ran more of it knew more
+    chosen = white_box_cells(run)
+    cells = {step.name: list(work_of(step).cells(run)) for step in STEPS}
+    if not run.knows_weights:
+        cells = {"bound": cells["bound"]}
+    run.store.record_study(
+        study.name,
+        study.model_dump(mode="json"),
+        cells,
+        record.about(study),
+        record.planned(run.plan, chosen or white_box(run.plan, run.plan.bases)),
+    )
+
+
+def strongest(run: Run) -> tuple[bool, tuple[Network, ...]]:
+    """Whether every network of the defense's step was tried; and then, of each seed, the one of highest clean
+    test accuracy (V-E's choice).
+
+    The first on ties; none of a seed where none could be trained.
+    """
+    candidates = run.plan.trained_by("defense")
+    missing = run.missing(network.cell for network in candidates)
+    if any(run.store.failure(cell) is None for cell in missing):
+        return False, ()
+    best: dict[int, tuple[float, Network]] = {}
+    for network in candidates:
+        if network.cell in missing:
+            continue
+        accuracy = run.store.read(network.cell)["clean_accuracy"].to_pylist()[-1]
+        if network.seed not in best or accuracy > best[network.seed][0]:
+            best[network.seed] = accuracy, network
+    return True, tuple(network for _, network in best.values())
+
+
+def white_box_cells(run: Run) -> tuple[Evaluation, ...]:
+    """The white box's cells, none while the strongest networks are not known; the base network's alone where
+    no defended one could be trained.
+    """
+    if run.chosen or not run.knows_weights:
+        return run.chosen
+    settled, best = strongest(run)
+    return white_box(run.plan, (*run.plan.bases, *best)) if settled else ()

@@ -1,0 +1,45 @@
+"""Table VII: adversarial training, and any other network, beside the bound's defense."""
+
+from collections.abc import Iterator
+
+from harness.report.recorded import Row
+from harness.report.tables.accuracy import accuracy, note
+from harness.report.tables.table import Layout, Line, Table, attack_of, with_holes_counted
+
+_CHOICES = ("imperceptible_bound", "imperceptible_bound_best")  # below all others, in this order
+_NOTE = (
+    " Of the imperceptible bound's networks: the one of highest clean accuracy, in each seed; and, as in the "
+    "paper, the best one for each attack."
+)
+
+
+def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
+    """A line for each network, a column for each attack: the paper's, or all where it prints none."""
+    is_printed = any(row["paper"] is not None for row in rows)
+    rows = sorted(rows, key=_block)
+    columns = {}
+    for row in rows:
+        # All radii would not fit on a line.
+        if not is_printed or row["paper"] is not None or row["attack"] == "none":
+            columns[attack_of(row)] = row["attack_title"]
+    networks: dict[str, dict[tuple[str, float | None], Row]] = {}
+    for row in rows:
+        networks.setdefault(row["line"], {})[attack_of(row)] = row
+    lines: list[Line] = []
+    shown: list[Row] = []
+    for by_attack in networks.values():
+        title = next(iter(by_attack.values()))["title"]
+        lines.append((title, *(accuracy(by_attack.get(attack)) for attack in columns)))
+        shown += [by_attack[attack] for attack in columns if attack in by_attack]
+    has_choice = any(row["method"] in _CHOICES for row in rows)
+    text = note(study, shown) + (_NOTE if has_choice else "")
+    is_papers = study["paper"] == "cifar10"
+    title = "Table VII: adversarial training" if is_papers else "Adversarial training (layout of Table VII)"
+    yield with_holes_counted(Table("table7", title, text, ("network", *columns.values()), lines))
+
+
+def _block(row: Row) -> int:
+    return _CHOICES.index(row["method"]) + 1 if row["method"] in _CHOICES else 0
+
+
+LAYOUT = Layout("over_seeds where layout = 'table7'", lay_out)

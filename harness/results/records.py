@@ -1,0 +1,227 @@
+"""WHAT is measured: the row of each table, with the meaning and the unit of every column.
+
+Columns that stand in a file's path as hive folders (``dataset=mnist/...``) are listed apart: they
+must not be repeated inside the file. Images are in [0, 1] everywhere.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+# Raised when a table changes, or what is computed for the same settings: results of another version are
+# refused.
+SCHEMA_VERSION = 3
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """Schema of one table: columns in the path, columns in the file; whether its rows belong to studies."""
+
+    name: str
+    partition: tuple[str, ...]
+    schema: pa.Schema
+    of_studies: bool = True
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The columns that the cell's settings determine, on whatever machine and at whatever time it is
+        made.
+        """
+        return tuple(field.name for field in self.schema if b"circumstance" not in field.metadata)
+
+
+def _column(name: str, kind: pa.DataType, meaning: str, circumstance: bool = False) -> pa.Field:
+    """``circumstance``: of the time and the place where the cell was made."""
+    return pa.field(
+        name, kind, metadata={"meaning": meaning} | ({"circumstance": "true"} if circumstance else {})
+    )
+
+
+# Which network a row is about; the same columns wherever one is named, so that `group by` needs no join.
+_NAME = _column("name", pa.string(), "the study's own name of the network")
+_METHOD = _column("method", pa.string(), "how the network was trained: base, or the defense's method")
+_NETWORK = (
+    _column("settings", pa.string(), "settings of that method as JSON"),
+    _column("k", pa.float64(), "k of the bound's defense (eq. 3), else null"),
+    _column("n", pa.int32(), "perturbations an image of the bound's defense (eq. 5), else null"),
+    _column("training_attack", pa.string(), "attack whose images the network was trained on, else null"),
+    _column("training_epsilon", pa.float64(), "its epsilon in [0, 1] units, null where it has none"),
+    _column("seed", pa.int64(), "seed of the network, its base network and the attacks on it"),
+)
+_NORMS = (
+    _column("l0", pa.int32(), "values changed"),
+    _column(
+        "mean_l1", pa.float64(), "mean absolute change over all values, in [0, 1]; comparable with sigma"
+    ),
+    _column("l2", pa.float64(), "euclidean norm of the change, not squared"),
+    _column("linf", pa.float64(), "largest absolute change"),
+)
+_ATTACK = (
+    _column("attack_method", pa.string(), "algorithm of the attack"),
+    _column("epsilon", pa.float64(), "l-inf radius in [0, 1] units, null for minimum-norm attacks"),
+    _column("step_size", pa.float64(), "step of an iterative l-inf attack in [0, 1] units, else null"),
+)
+_CELL = _column("cell", pa.string(), "key of the cell that the row belongs to")
+_IMAGE = _column("image_id", pa.int64(), "position of the image in its source, before any subset")
+_LABEL = _column("label", pa.int32(), "true class")
+
+SCHEMAS = {
+    table.name: table
+    for table in (
+        TableSchema(
+            "bound",
+            ("dataset", "split"),
+            pa.schema(
+                [
+                    _CELL,
+                    _column("neighbours", pa.string(), "other_class (III-A) or any_class"),
+                    _IMAGE,
+                    _LABEL,
+                    _column("neighbour_id", pa.int64(), "nearest training image, the smallest id on ties"),
+                    _column("neighbour_label", pa.int32(), "its class"),
+                    _column(
+                        "distance",
+                        pa.float64(),
+                        "mean absolute pixel difference in [0, 1] (eq. 2); sigma = distance / (2 k)",
+                    ),
+                ]
+            ),
+        ),
+        TableSchema(
+            "attack",
+            ("dataset", "split", "attack"),
+            pa.schema(
+                [
+                    _CELL,
+                    _NAME,
+                    _METHOD,
+                    *_NETWORK,
+                    *_ATTACK,
+                    _IMAGE,
+                    _LABEL,
+                    _column("predicted", pa.int32(), "class that the network gives the clean image"),
+                    _column(
+                        "adversarial_predicted", pa.int32(), "class that it gives the saved adversarial image"
+                    ),
+                    *_NORMS,
+                    _column(
+                        "attack_s",
+                        pa.float64(),
+                        "seconds of attacking per image: its block's time over the block's size",
+                        circumstance=True,
+                    ),
+                ]
+            ),
+        ),
+        TableSchema(
+            "evaluation",
+            ("dataset", "access"),
+            pa.schema(
+                [
+                    _CELL,
+                    _column("network", pa.string(), "key of the training cell"),
+                    _NAME,
+                    _METHOD,
+                    *_NETWORK,
+                    _column("attack", pa.string(), "name of the attack in the study; none for clean images"),
+                    *_ATTACK,
+                    _column(
+                        "source",
+                        pa.string(),
+                        "name of the network that the attack was made on, null for clean images",
+                    ),
+                    _IMAGE,
+                    _LABEL,
+                    _column("prediction", pa.int32(), "class that the network gives"),
+                ]
+            ),
+        ),
+        TableSchema(
+            "training",
+            ("dataset", "method"),
+            pa.schema(
+                [
+                    _CELL,
+                    _NAME,
+                    *_NETWORK,
+                    _column("epoch", pa.int32(), "0 is the state before training"),
+                    _column(
+                        "loss",
+                        pa.float64(),
+                        "mean of the objective over the epoch's samples; null at epoch 0",
+                    ),
+                    _column(
+                        "clean_accuracy",
+                        pa.float64(),
+                        "share of clean test images classified correctly after the epoch",
+                    ),
+                    _column(
+                        "images_per_s",
+                        pa.float64(),
+                        "samples trained per second over all workers; null at epoch 0",
+                        circumstance=True,
+                    ),
+                    _column(
+                        "peak_share",
+                        pa.float64(),
+                        "share of the GPUs' dense peak FLOP/s reached in training; null on CPUs and others",
+                        circumstance=True,
+                    ),
+                    _column(
+                        "epoch_s", pa.float64(), "seconds of the epoch, the test included", circumstance=True
+                    ),
+                    _column("device", pa.string(), "device type and name", circumstance=True),
+                    _column("world_size", pa.int32(), "DDP workers", circumstance=True),
+                ]
+            ),
+        ),
+        TableSchema(
+            "benchmark",
+            ("part",),
+            pa.schema(
+                [
+                    _CELL,
+                    _column("case", pa.string(), "the work that all contenders of the case do"),
+                    _column("measured_at", pa.string(), "when the case was measured, ISO 8601, UTC"),
+                    _column("position", pa.int32(), "order of the rows in the table that is printed"),
+                    _column("contender", pa.string(), "harness, or what a user would pick instead"),
+                    _column(
+                        "turn",
+                        pa.int32(),
+                        "contenders take turns; the first turn is not counted. Null where not measured",
+                    ),
+                    _column("unit", pa.string(), "what amount and measured count"),
+                    _column("amount", pa.int64(), "units in the case"),
+                    _column("measured", pa.int64(), "units that this turn did; cost is proportional to them"),
+                    _column("seconds", pa.float64(), "wall time of the turn; null where not measured"),
+                    _column(
+                        "cpu_seconds",
+                        pa.float64(),
+                        "processor time of this process in the turn, without Ray's workers",
+                    ),
+                    _column("threads", pa.int32(), "CPU threads or workers of every contender"),
+                    _column("device", pa.string(), "device type and name", circumstance=True),
+                    _column("images", pa.int64(), "training images, where cost grows with them"),
+                    _column("values", pa.int32(), "values of an image, where cost grows with them"),
+                    _column("classes", pa.int32(), "classes, where cost depends on them"),
+                    _column("agreement", pa.float64(), "share of answers equal to the harness's"),
+                    _column("fooled", pa.float64(), "share of images that left their class"),
+                    _column("l2", pa.float64(), "mean l2 distance of those"),
+                    _column("accuracy", pa.float64(), "clean accuracy of the network attacked or trained"),
+                    _column(
+                        "candidates",
+                        pa.float64(),
+                        "images that the first lower bound leaves, per query; all where there is none",
+                    ),
+                    _column(
+                        "overhead_s",
+                        pa.float64(),
+                        "seconds a training beyond the training itself, after the first",
+                    ),
+                    _column("note", pa.string(), "a contender's settings, or why it was not measured"),
+                ]
+            ),
+            of_studies=False,
+        ),
+    )
+}

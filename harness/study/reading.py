@@ -1,0 +1,254 @@
+"""How a study is read, from a preset or a YAML file with changes, and how all its mistakes are reported at
+once.
+
+Each mistake is a line: its dotted path, what was expected and what came.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from harness.attacks import ATTACKS
+from harness.defenses import DEFENSES
+from harness.errors import HarnessError, did_you_mean
+from harness.networks import NETWORKS
+from harness.settings import Settings
+from harness.study.spec import Mistakes, Study
+
+_SETTINGS_LIMIT = 1_000_000  # characters of a study as JSON; the presets have about 2,000
+_SHOWN_MISTAKES = 20
+_NAME = "[key]"  # pydantic's last part of a place where a name itself is wrong
+_ARCHITECTURE = "vgg16"  # the paper's (IV), where a study names none
+
+# Settings whose class is picked by a word: what the word is called, and the classes by word.
+_KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
+    "attacks": ("attack method", ATTACKS),
+    "defenses": ("defense method", DEFENSES),
+    "network": ("architecture", NETWORKS),
+}
+
+
+def presets() -> dict[str, Path]:
+    """Preset name -> its YAML file."""
+    folder = Path(str(resources.files("harness.study"))) / "presets"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load(name_or_path: str, overrides: tuple[str, ...] = ()) -> Study:
+    """The study of a preset's name or a YAML file, with ``a.b=value`` overrides applied in order.
+
+    Raises HarnessError that lists every mistake: unknown keys with a suggestion, wrong values with
+    what was expected and what came.
+    """
+    data = _mapping(_file(name_or_path))
+    for override in overrides:
+        _override(data, override)
+    return build(data)
+
+
+def _file(name_or_path: str) -> Path:
+    known = presets()
+    path = known.get(name_or_path, Path(name_or_path))
+    try:
+        is_there = path.is_file()
+    except OSError:  # a name too long for a path
+        is_there = False
+    if not is_there:
+        suggestion = did_you_mean(name_or_path, known)
+        raise HarnessError(f"no study '{name_or_path}': neither a preset nor a YAML file{suggestion}")
+    return path
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # PyYAML lets the ValueErrors of odd numbers and dates through.
+        raise HarnessError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(data, dict):
+        raise HarnessError(f"{path}: expected a mapping of settings, got {type(data).__name__}")
+    return data
+
+
+def build(data: dict[str, Any]) -> Study:
+    """A study from plain data; an attack or defense without ``method`` is the method that its key names.
+
+    Raises HarnessError with all mistakes.
+    """
+    filled = dict(data)
+    for kind in ("attacks", "defenses"):
+        if kind in filled:
+            filled[kind] = _with_method(filled[kind])
+    network = filled.setdefault("network", {})
+    if isinstance(network, dict):
+        filled["network"] = {"architecture": _ARCHITECTURE, **network}
+    try:
+        # Strict in JSON's sense: lists are tuples there, but "3" is no number and 1 no boolean.
+        return Study.model_validate_json(_as_json(filled))
+    except ValidationError as error:
+        raise HarnessError(explain(error)) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise HarnessError(f"a study is made of plain values: {error}") from error
+
+
+def _with_method(entries: Any) -> Any:
+    if not isinstance(entries, dict):
+        return entries
+    filled = dict(entries)
+    for name, entry in entries.items():
+        if isinstance(entry, dict | None):
+            filled[name] = {"method": name, **(entry or {})}
+    return filled
+
+
+def _as_json(data: dict[str, Any]) -> str:
+    """Plain data as JSON, not too much of it: a few lines of YAML whose aliases name one another can stand
+    for gigabytes.
+    """
+    parts, length = [], 0
+    for part in json.JSONEncoder().iterencode(data):
+        parts.append(part)
+        length += len(part)
+        if length > _SETTINGS_LIMIT:
+            raise ValueError(f"expected at most {_SETTINGS_LIMIT:,} characters of settings")
+    return "".join(parts)
+
+
+# --- changes of single settings ---------------------------------------------------------------------
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    """Apply one ``a.b=value`` in place; the value is read as YAML."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise HarnessError(f"--set expects a.b=value, got '{override}'")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise HarnessError(f"--set {path}: '{text}' is not a YAML value: {error}") from error
+    here: Any = data
+    for depth in range(len(keys) - 1):
+        here = _step_into(here, keys, depth, path)
+    here[_key(here, keys, len(keys) - 1, path)] = value
+
+
+def _step_into(here: Any, keys: list[str], depth: int, path: str) -> Any:
+    """The group of settings one key down, made where there is none."""
+    key = _key(here, keys, depth, path)
+    if isinstance(here, dict) and here.get(key) is None:
+        here[key] = {}
+    return here[key]
+
+
+def _key(here: Any, keys: list[str], depth: int, path: str) -> str | int:
+    """The key into a group, or the position in a list; HarnessError where it leads nowhere."""
+    key = keys[depth]
+    if isinstance(here, dict):
+        return key
+    if not isinstance(here, list):
+        above = ".".join(keys[:depth])
+        raise HarnessError(f"--set {path}: '{above}' is a value, not a group of settings")
+    if not key.isdigit() or int(key) >= len(here):
+        raise HarnessError(f"--set {path}: '{key}' must be a position from 0 to {len(here) - 1}")
+    return int(key)
+
+
+# --- mistakes -------------------------------------------------------------------------------------------
+
+
+def explain(error: ValidationError) -> str:
+    """All mistakes of a study, a line each: dotted path, what was expected, what came."""
+    items: list[dict[str, Any]] = [dict(item) for item in error.errors()]
+    places = [item["loc"] for item in items]
+    lines: list[str] = []
+    for item in items:
+        is_only_short = item["type"] == "too_short" and _has_mistakes_below(item["loc"], places)
+        if not is_only_short:
+            lines += _lines(item)
+    head = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+    shown = lines[:_SHOWN_MISTAKES]
+    if len(lines) > _SHOWN_MISTAKES:
+        shown.append(f"... and {len(lines) - _SHOWN_MISTAKES} more")
+    return f"the study has {head}:\n" + "\n".join(f"  {line}" for line in shown)
+
+
+def _has_mistakes_below(place: tuple[Any, ...], places: Iterable[tuple[Any, ...]]) -> bool:
+    """Whether a list is short only of entries that are reported themselves."""
+    return any(other[: len(place)] == place and len(other) > len(place) for other in places)
+
+
+def _lines(item: dict[str, Any]) -> list[str]:
+    """One of pydantic's errors in our words: a line, or one for each of several ``Mistakes``."""
+    place = _without_tag(item["loc"])
+    path = ".".join(map(str, place))
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, Mistakes):
+        return [f"{path}.{below}: {sentence}".replace(".:", ":") for below, sentence in cause.below]
+    sentence = _sentence(item, _owner(item["loc"]))
+    return [f"{path}: {sentence}" if path else sentence]
+
+
+def _sentence(item: dict[str, Any], owner: type[BaseModel]) -> str:
+    """What is wrong with one setting of its ``owner``."""
+    kind, came = item["type"], item["input"]
+    if kind == "extra_forbidden":
+        return f"unknown setting{did_you_mean(str(item['loc'][-1]), owner.model_fields)}"
+    if kind == "missing":
+        return "required, but not given"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        word, classes = _KINDS[item["loc"][0]]
+        tag = str(item["ctx"].get("tag", came))
+        return f"unknown {word} '{tag}'{did_you_mean(tag, classes)}"
+    if kind == "literal_error" and isinstance(came, str):
+        possible = re.findall("'([^']+)'", item["ctx"]["expected"])
+        return f"'{came}' is not possible{did_you_mean(came, possible)}"
+    sentence = str(item["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    if kind == "value_error":
+        return sentence
+    sentence += f", got {json.dumps(came)}"
+    grid = owner.grid() if issubclass(owner, Settings) else ()
+    if isinstance(came, list) and grid:
+        sentence += f" (a list, so a grid, can be given for {' and '.join(grid)} alone)"
+    return sentence
+
+
+def _without_tag(place: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A place as the user wrote it: pydantic adds the word by which it chose a class, or ``_NAME``."""
+    if place and place[-1] == _NAME:
+        return place[:-1]
+    depth = _tag_depth(place)
+    return place if depth is None else (*place[:depth], *place[depth + 1 :])
+
+
+def _tag_depth(place: tuple[Any, ...]) -> int | None:
+    """Where in the place that word stands; None where no class was chosen."""
+    if not place or place[0] not in _KINDS:
+        return None
+    depth = 1 if place[0] == "network" else 2
+    return depth if len(place) > depth and place[depth] != _NAME else None
+
+
+def _owner(place: tuple[Any, ...]) -> type[BaseModel]:
+    """The class of settings that the last part of a place belongs to."""
+    owner: type[BaseModel] = Study
+    depth = _tag_depth(place)
+    if depth is not None:
+        owner, place = _KINDS[place[0]][1][place[depth]], place[depth + 1 :]
+    for part in place[:-1]:
+        field = owner.model_fields.get(str(part))
+        if (
+            field is not None
+            and isinstance(field.annotation, type)
+            and issubclass(field.annotation, BaseModel)
+        ):
+            owner = field.annotation
+    return owner

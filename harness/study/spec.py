@@ -1,0 +1,168 @@
+"""A study: frozen, strict models. A study that builds is a study that can be run.
+
+Images are in [0, 1], so is every epsilon; YAML may write one as a fraction ("8/255"). How a study is read,
+and how all its mistakes are reported at once, is for ``reading``.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+
+from harness.attacks import ATTACKS
+from harness.attacks.attack import Attack, Protocol
+from harness.attacks.gradient_sign import PgdSettings
+from harness.data.subset import DatasetSpec
+from harness.defenses import DEFENSES
+from harness.defenses.defense import Defense
+from harness.errors import did_you_mean
+from harness.networks import NETWORKS, Architecture
+from harness.networks.objective import TrainingAttack
+from harness.networks.training import TrainingSettings
+from harness.settings import Count, Name, Settings, distinct
+
+BASE = "base"  # name and method of the network that attacks are made on and that trainings start from (f1)
+CLEAN = "none"  # the attack of clean images
+
+Neighbours = Literal["other_class", "any_class"]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+if TYPE_CHECKING:
+    AnyAttack = Attack
+    AnyDefense = Defense
+    AnyNetwork = Architecture
+else:
+    # Each kind is one dict: a class that is listed there can be named in a study.
+    AnyAttack = Annotated[Union[tuple(ATTACKS.values())], Field(discriminator="method")]  # noqa: UP007
+    AnyDefense = Annotated[Union[tuple(DEFENSES.values())], Field(discriminator="method")]  # noqa: UP007
+    _NETWORKS = Union[tuple(NETWORKS.values())]  # noqa: UP007
+    AnyNetwork = Annotated[_NETWORKS, Field(discriminator="architecture")]
+
+
+class Mistakes(ValueError):
+    """Several mistakes of one setting: (what lies below it, or nothing, and a sentence) each."""
+
+    def __init__(self, below: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{name}: {sentence}".removeprefix(": ") for name, sentence in below))
+        self.below = below
+
+
+class WhiteBoxSpec(PgdSettings):
+    """PGD with full knowledge of the network (V-E), on the base network and the strongest defended one."""
+
+    step_divisors: Annotated[
+        tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1), AfterValidator(distinct)
+    ] = (4, 5, 6, 7, 8, 9, 10)
+
+
+class ComputeSpec(Settings):
+    """How the work is spread. Changes no number of a bound, an attack or an evaluation."""
+
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="shards at once; all of the cluster's GPUs or cores unless given; "
+        "0: in this process, without Ray",
+    )
+    retries: Annotated[int, Field(ge=0)] = Field(
+        2, description="times a crashed worker or training is started again"
+    )
+    nodes: Count | None = Field(
+        None, description="machines that the Ray cluster must have before work starts"
+    )
+    wait_s: Annotated[float, Field(ge=0)] = Field(
+        600.0, description="seconds to wait for those, or for cores for the workers"
+    )
+    interface: str | None = Field(
+        None,
+        description="network interface of trainings on several machines, e.g. eth0; "
+        "the one that Ray uses unless given",
+    )
+
+
+def _has_what_it_needs(defense: Defense, info: ValidationInfo) -> Defense:
+    """Hold a defense against the study's other settings, as far as they are right themselves."""
+    mistakes = [("", sentence) for sentence in _unmet(defense, info.data)]
+    if mistakes:
+        raise Mistakes(mistakes)
+    return defense
+
+
+def _unmet(defense: Defense, study: Mapping[str, Any]) -> Iterator[str]:
+    """What a defense needs and the study lacks, a sentence each."""
+    wanted = [settings.needs() for settings in defense.expanded()]
+    attacks = study.get("attacks")
+    if attacks is not None:
+        for source in [needs.images_of for needs in wanted if needs.images_of]:
+            if mistake := _no_such_images(source, attacks):
+                yield mistake
+    seeds = study.get("seeds")
+    if seeds is not None and len(seeds) < 2 and any(needs.other_bases for needs in wanted):
+        yield f"takes images from base networks of other seeds: name two or more, got seeds: {list(seeds)}"
+
+
+def _no_such_images(source: TrainingAttack, attacks: Mapping[str, Attack]) -> str | None:
+    """Why the study does not make these images; None where it does."""
+    attack = attacks.get(source.attack)
+    if attack is None:
+        return f"unknown attack '{source.attack}'{did_you_mean(source.attack, attacks)}"
+    if attack.epsilons == (None,):
+        return (
+            f"'{source.attack}' has no epsilon, got {source.epsilon}" if source.epsilon is not None else None
+        )
+    if source.epsilon not in attack.epsilons:
+        return f"epsilon of '{source.attack}' must be one of {list(attack.epsilons)}, got {source.epsilon}"
+    return None
+
+
+class Study(Settings):
+    """Everything that determines a study's numbers (``compute`` only where they are made)."""
+
+    name: Name
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(distinct)] = Field(
+        (0,),
+        description="a base network, attacks and all defenses for each; images and bound are shared",
+    )
+    dataset: DatasetSpec
+    neighbours: Neighbours = Field(
+        "other_class", description="whose distance gives sigma downstream (III-A: other_class)"
+    )
+    network: AnyNetwork
+    base: TrainingSettings
+    protocol: Protocol = Field(
+        "prediction",
+        description="attacks start from the network's prediction (the paper, ART) or from the true label",
+    )
+    attacks: Annotated[dict[Name, AnyAttack], Field(min_length=1)]
+    batch_size: Count = Field(
+        128, description="images in the network at once; blocks of them are fixed by image order"
+    )
+    effectiveness_k: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="k of the bound that scores attacks (Table III: 2)"
+    )
+    defenses: dict[Name, Annotated[AnyDefense, AfterValidator(_has_what_it_needs)]] = Field(
+        {},
+        description="the networks fine-tuned from the base network: a method each, where a list makes a grid",
+    )
+    white_box: WhiteBoxSpec
+    compute: ComputeSpec = ComputeSpec()
+
+    @field_validator("attacks")
+    @classmethod
+    def _attack_names(cls, attacks: dict[str, Attack]) -> dict[str, Attack]:
+        reserved = "an attack can't have the name by which tables call clean images"
+        mistakes = [(name, reserved) for name in (CLEAN, "clean") if name in attacks]
+        if mistakes:
+            raise Mistakes(mistakes)
+        return attacks
+
+    @field_validator("defenses")
+    @classmethod
+    def _defense_names(cls, defenses: dict[str, Defense]) -> dict[str, Defense]:
+        if BASE in defenses:
+            raise Mistakes([(BASE, "a defense can't have the name of the base network")])
+        return defenses
+
+    def networks(self) -> Iterator[tuple[str, Defense]]:
+        """(the study's name for it, its settings) of every network that is fine-tuned, the grids laid out."""
+        for entry, defense in self.defenses.items():
+            for settings in defense.expanded():
+                yield entry, settings

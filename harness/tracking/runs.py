@@ -1,0 +1,202 @@
+"""What MLflow is told about a study: one run for each network, made from the Parquet files alone.
+
+Knows no MLflow and no settings class: what a network is called and how it was trained stands in its columns.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from harness.results.records import SCHEMA_VERSION
+from harness.results.store import Store
+from harness.settings import epsilon_text
+
+# Raised when a run is made differently from the same cells: runs of another version are made anew.
+CONTENT_VERSION = 3
+HEADLINE = "acc/_worst"  # the underscore sorts it first, which makes it the charts' default
+CLEAN = "acc/clean"
+_CURVES = ("loss", "clean_accuracy", "images_per_s")  # columns of a training's rows
+_NOTE = "Charts of white_box/...: the x axis, 'Step', is the attack's epsilon in units of 1/255."
+
+Attacked = tuple[str, float | None]  # name and epsilon of a black-box attack
+
+
+@dataclass(frozen=True)
+class TrackedNetwork:
+    """A finished training and the finished evaluations of its network: paths from the root, and metadata.
+
+    ``title`` is the study's name of the network, with its seed where the networks of a study have several.
+    """
+
+    title: str
+    path: str
+    meta: Mapping[str, Any]
+    evaluations: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+
+    @property
+    def cell(self) -> str:
+        """The key of the training's cell."""
+        return str(self.meta["key"])
+
+    @property
+    def dataset(self) -> str:
+        return str(self.meta["partition"]["dataset"])
+
+    def digest(self, names: Mapping[Attacked, str]) -> str:
+        """Of all that the run is made from."""
+        cells = sorted([self.cell, *(meta["key"] for _, meta in self.evaluations)])
+        return digest(CONTENT_VERSION, self.title, sorted(names.values()), cells)
+
+
+class Point(NamedTuple):
+    """A value of a metric; ``time`` in ms since the epoch."""
+
+    name: str
+    value: float
+    time: int
+    step: int
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One network as MLflow shows it; times in ms since the epoch."""
+
+    name: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: list[Point]
+    started: int
+    ended: int
+
+
+# --- a study's networks and attacks -----------------------------------------------------------------
+
+
+def networks(store: Store, paths: Iterable[str]) -> list[TrackedNetwork]:
+    """The networks trained among these cells, each with its evaluations, in the study's order."""
+    metas = [(path, store.metadata(path)) for path in paths]
+    trained = [(path, meta) for path, meta in metas if meta["table"] == "training"]
+    has_seeds = len({meta["columns"]["seed"] for _, meta in trained}) > 1
+    by_key = {
+        meta["key"]: TrackedNetwork(_title(meta["columns"], has_seeds), path, meta) for path, meta in trained
+    }
+    for path, meta in metas:
+        if meta["table"] == "evaluation" and meta["columns"]["network"] in by_key:
+            by_key[meta["columns"]["network"]].evaluations.append((path, meta))
+    return list(by_key.values())
+
+
+def _title(columns: Mapping[str, Any], has_seeds: bool) -> str:
+    name = str(columns["name"])
+    return f"{name} (seed {columns['seed']})" if has_seeds else name
+
+
+def metric_names(networks: Iterable[TrackedNetwork]) -> dict[Attacked, str]:
+    """Every black-box attack of the study -> its metric; with the epsilon where an attack has several."""
+    metas = [meta for network in networks for _, meta in network.evaluations]
+    attacks = {_attacked(meta) for meta in metas if meta["partition"]["access"] == "black_box"}
+    epsilons = Counter(attack for attack, _ in attacks)
+    names = {}
+    for attack, epsilon in sorted(attacks, key=lambda attacked: (attacked[0], attacked[1] or 0)):
+        names[attack, epsilon] = f"acc/{attack}"
+        if epsilon is not None and epsilons[attack] > 1:
+            names[attack, epsilon] += f"_{epsilon_text(epsilon).replace('/', '_')}"
+    return names
+
+
+def _attacked(meta: Mapping[str, Any]) -> Attacked:
+    return meta["columns"]["attack"], meta["columns"]["epsilon"]
+
+
+# --- a network's run --------------------------------------------------------------------------------
+
+
+def tracked_run(store: Store, network: TrackedNetwork, names: Mapping[Attacked, str]) -> TrackedRun:
+    """One network's run: its training's curve, its accuracies, and what it was trained with."""
+    rows = sorted(store.rows(network.path).to_pylist(), key=lambda row: row["epoch"])
+    ended = int(store.modified(network.path) * 1000)
+    started = ended - int(1000 * sum(row["epoch_s"] or 0 for row in rows))
+    # MLflow's comparison starts with the metric that was written first: the headline.
+    accuracies = [Point(name, value, ended, step) for name, value, step in _accuracies(store, network, names)]
+    points = [*accuracies, *_curves(rows, started)]
+    tags = {
+        "cell": network.cell,
+        "results": network.path,
+        "dataset": network.dataset,
+        "schema_version": str(SCHEMA_VERSION),
+    }
+    if any(meta["partition"]["access"] == "white_box" for _, meta in network.evaluations):
+        tags["mlflow.note.content"] = _NOTE
+    # MLflow gives an infinity back as 1.8e308.
+    finite = [point for point in points if math.isfinite(point.value)]
+    return TrackedRun(network.title, tags, _params(network.meta), finite, started, ended)
+
+
+def _params(meta: Mapping[str, Any]) -> dict[str, str]:
+    """What the network is and how it was trained; what does not apply to it is left out.
+
+    MLflow's comparison starts with the first parameters by name that differ: k and n come before train/.
+    """
+    columns = dict(meta["columns"])
+    settings = json.loads(columns.pop("settings"))
+    params = {"method": meta["partition"]["method"], **columns}
+    params |= {f"train/{name}": value for name, value in settings.items() if name not in columns}
+    params["architecture"] = meta["spec"]["architecture"]["architecture"]
+    return {name: _plain(value) for name, value in params.items() if value is not None}
+
+
+def _curves(rows: Iterable[Mapping[str, Any]], started: int) -> Iterator[Point]:
+    """The rows of a training over its epochs, each at the time when its epoch ended."""
+    time = started
+    for row in rows:
+        time += int(1000 * (row["epoch_s"] or 0))
+        for name in _CURVES:
+            if row[name] is not None:
+                yield Point(f"train/{name}", row[name], time, row["epoch"])
+
+
+def _accuracies(
+    store: Store, network: TrackedNetwork, names: Mapping[Attacked, str]
+) -> list[tuple[str, float, int]]:
+    """Metric, share of images classified correctly, step."""
+    black_box, white_box, ids = {}, [], None
+    for path, meta in network.evaluations:
+        rows = store.rows(path).select(["image_id", "label", "prediction"]).sort_by("image_id")
+        right = rows["label"].to_numpy() == rows["prediction"].to_numpy()
+        if meta["partition"]["access"] == "white_box":
+            white_box.append((*_white_box(meta["columns"]), float(right.mean())))
+            continue
+        ids = rows["image_id"].to_numpy() if ids is None else ids
+        assert np.array_equal(ids, rows["image_id"].to_numpy()), "a study's evaluations are of other images"
+        is_clean = meta["partition"]["access"] == "clean"
+        black_box[CLEAN if is_clean else names[_attacked(meta)]] = right
+    accuracies = [(name, float(right.mean()), 0) for name, right in black_box.items()]
+    # The worst of fewer attacks than the other networks met is not comparable with theirs.
+    if black_box.keys() == {CLEAN, *names.values()}:
+        always_right = np.logical_and.reduce(list(black_box.values()))
+        accuracies.insert(0, (HEADLINE, float(always_right.mean()), 0))
+    return accuracies + [(name, accuracy, step) for name, step, accuracy in white_box]
+
+
+def _white_box(columns: Mapping[str, Any]) -> tuple[str, int]:
+    """Metric and step of an attack on the network itself: a curve over epsilon for each step size."""
+    divisor = _plain(round(columns["epsilon"] / columns["step_size"], 6))
+    return f"white_box/{columns['attack']}_div_{divisor}", round(255 * columns["epsilon"])
+
+
+def _plain(value: Any) -> str:
+    """1.0 -> '1': MLflow plots parameters that read as numbers on a numeric axis."""
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def digest(*parts: Any) -> str:
+    """Hex SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,119 @@
+"""What the tests of attacks share: settings of every attack, and two networks with images to attack.
+
+``digits`` is a small trained network, ``linear`` one whose smallest perturbations are known in closed form.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from harness.attacks.carlini_wagner import CwL2
+from harness.attacks.decoupled_direction_norm import Ddn
+from harness.attacks.deepfool import DeepFool
+from harness.attacks.gradient_sign import Fgsm, Pgd
+from harness.attacks.saliency_map import Jsma, JsmaPairs
+from harness.networks.classifier import Classifier
+
+SEED = 7
+FGSM = Fgsm(method="fgsm", epsilon=(0.05, 0.1, 0.3))
+DEEPFOOL = DeepFool(method="deepfool", overshoot=1e-6)
+JSMA = Jsma(method="jsma", theta=0.1, gamma=1.0)
+PAIRS = JsmaPairs(method="jsma_pairs", gamma=0.4)
+CW = CwL2(method="cw_l2", binary_search_steps=3, steps=40)
+PGD = Pgd(method="pgd", epsilon=(0.05, 0.3), steps=10, step_divisor=4)
+DDN = Ddn(method="ddn", steps=40)
+
+
+def like(settings: Any, **changes: Any) -> Any:
+    """The same settings but for some."""
+    return settings.model_copy(update=changes)
+
+
+WARM = like(CW, warm_start=True, binary_search_steps=4, steps=15, initial_constant=1.0)
+EARLY = like(PGD, engine="early_stop", restarts=3)
+CASES: list[Any] = [
+    FGSM,
+    DEEPFOOL,
+    like(DEEPFOOL, rule="authors", overshoot=0.02),
+    JSMA,
+    like(JSMA, theta=-0.25, gamma=0.5),
+    PAIRS,
+    CW,
+    WARM,
+    DDN,
+    PGD,
+    like(PGD, restarts=3),
+    EARLY,
+]
+CASES += [like(case, gradients="bfloat16") for case in (DEEPFOOL, WARM, DDN, PGD, EARLY)]
+
+
+class InDouble(nn.Module):
+    """Sums in float64 with weights of any precision, so that the order of summation shows in no result."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = {**dict(self.body.named_parameters()), **dict(self.body.named_buffers())}
+        for name, value in weights.items():
+            if value.is_floating_point():
+                weights[name] = value.double()
+        return functional_call(self.body, weights, x.double()).to(x.dtype)
+
+
+class Linear(nn.Module):
+    """Logits w x + b."""
+
+    def __init__(self, w: Tensor, b: Tensor) -> None:
+        super().__init__()
+        self.w, self.b = nn.Parameter(w), nn.Parameter(b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.w.T + self.b
+
+
+def digits() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """A small trained network, 24 images that it did not see, its predictions, and the images' ids."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images, labels = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16, torch.tensor(data.target)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = nn.Sequential(
+            *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+            *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)),
+        )
+        optimizer = torch.optim.Adam(body.parameters(), 0.01)
+        for _ in range(5):
+            for batch in torch.randperm(1500).split(100):
+                optimizer.zero_grad(set_to_none=True)
+                nn.functional.cross_entropy(body(images[batch]), labels[batch]).backward()
+                optimizer.step()
+    network = Classifier(InDouble(body), (0.0,), (1.0,)).eval()
+    network.zero_grad(set_to_none=True)
+    images, ids = images[1500:1524], torch.arange(1500, 1524)
+    with torch.no_grad():
+        return network, images, network(images).argmax(1), ids
+
+
+def linear() -> tuple[Linear, Tensor, Tensor, Tensor]:
+    """Five classes, images far enough from 0 and 1 that nothing is clipped, their predictions and ids."""
+    random = torch.Generator().manual_seed(3)
+    w = torch.randn(5, 48, generator=random)
+    network = Linear(w, -0.5 * w.sum(1)).eval()  # all classes meet at the grey image
+    images = 0.2 + 0.6 * torch.rand(16, 3, 4, 4, generator=random)
+    with torch.no_grad():
+        return network, images, network(images).argmax(1), torch.arange(16)
+
+
+def margins(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """The label's logit minus the largest other one, [B]."""
+    with torch.no_grad():
+        logits = network(images)
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)

@@ -1,0 +1,275 @@
+"""MLflow as an index of the results: numbers computed by hand, nothing doubled, rebuilt from the files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from mini_study import BLACK_BOX, CELLS, GRID, NETWORKS, bound_network, filled, record, training, write
+
+from harness.errors import HarnessError
+from harness.results.records import SCHEMA_VERSION
+from harness.results.store import Store
+from harness.tracking.destination import destination
+from harness.tracking.links import links as links_of
+from harness.tracking.sync import sync
+
+CHANGED = GRID[1]
+NAMES = tuple(cell.columns["name"] for cell in NETWORKS)
+SYNC = (
+    "import sys; from pathlib import Path\n"
+    "from harness.results.store import Store; from harness.tracking.sync import sync\n"
+    "written = sync(Store(Path(sys.argv[1])), 'mini')\n"
+)
+
+
+def client(store: Store) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(destination(store).uri)
+
+
+def runs(store: Store) -> dict[str, Any]:
+    """Run name -> run; fails on doubles."""
+    mlflow = client(store)
+    found = mlflow.search_runs([e.experiment_id for e in mlflow.search_experiments()])
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A finished study with its runs in MLflow; making the database is the slow part."""
+    store = filled(Store(tmp_path_factory.mktemp("results 100%")))
+    seen: list[tuple[int, int]] = []
+    assert sync(store, "mini", progress=lambda done, total: seen.append((done, total))) == 4
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    return store
+
+
+def test_one_run_a_network_with_its_parameters(store: Store) -> None:
+    found = runs(store)
+    assert set(found) == set(NAMES)
+    shared = {
+        "train/learning_rate": "0.001",
+        "train/batch_size": "128",
+        "train/precision": "float32",
+        "architecture": "convnet",
+        "seed": "0",
+    }
+    assert found["base"].data.params == {
+        "name": "base",
+        "method": "base",
+        "train/epochs": "2",
+        **shared,
+    }
+    assert found["imperceptible_bound k=2.5 n=10"].data.params == {
+        "name": "imperceptible_bound k=2.5 n=10",
+        "method": "imperceptible_bound",
+        "k": "2.5",
+        "n": "10",
+        "train/epochs": "1",
+        **shared,
+    }
+    adversarial = found["adversarial_images fgsm 8/255"].data.params
+    assert adversarial.pop("training_epsilon") == f"{8 / 255:.10g}"
+    assert json.loads(adversarial.pop("train/sources")) == {"attack": "fgsm", "epsilon": 8 / 255}
+    assert adversarial == {
+        "name": "adversarial_images fgsm 8/255",
+        "method": "adversarial_images",
+        "training_attack": "fgsm",
+        "train/epochs": "1",
+        **shared,
+    }
+
+
+def test_a_run_says_where_it_comes_from(store: Store) -> None:
+    run = runs(store)["imperceptible_bound k=2.5 n=10"]
+    tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+    assert len(tags.pop("digest")) == 64
+    assert tags.pop("owner") == store.identity()
+    which = {"cell": CHANGED.key, "results": CHANGED.path.as_posix(), "dataset": "mini-digits"}
+    assert tags == {"study": "mini", **which, "schema_version": str(SCHEMA_VERSION)}
+    assert client(store).get_experiment(run.info.experiment_id).name == "mini-digits"
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time == int((store.root / CHANGED.path).stat().st_mtime * 1000)
+    assert run.info.end_time - run.info.start_time == 1000  # two rows of half a second
+
+
+def test_accuracies_by_hand(store: Store) -> None:
+    found = runs(store)
+    black_box = {
+        name: value
+        for name, value in found["imperceptible_bound k=1 n=10"].data.metrics.items()
+        if not name.startswith("train/")
+    }
+    # Image 0 falls to FGSM, image 1 to DeepFool: two of four withstand everything.
+    assert black_box == {
+        "acc/clean": 1.0,
+        "acc/fgsm_4_255": 0.75,
+        "acc/fgsm_8_255": 0.75,
+        "acc/deepfool": 0.75,
+        "acc/_worst": 0.5,
+    }
+    base = found["base"].data.metrics
+    assert (base["acc/clean"], base["acc/deepfool"], base["acc/_worst"]) == (0.75, 0.5, 0.25)
+
+
+def test_curves(store: Store) -> None:
+    mlflow, run = client(store), runs(store)["base"].info.run_id
+
+    def curve(name: str) -> list[tuple[int, float]]:
+        return sorted((point.step, point.value) for point in mlflow.get_metric_history(run, name))
+
+    assert curve("train/clean_accuracy") == [(0, 0.1), (1, 0.75), (2, 1.0)]
+    assert curve("train/images_per_s") == [(1, 100.0), (2, 200.0)]
+    assert curve("train/loss") == [(1, 0.5)]  # neither the null before training nor the infinity after
+    assert curve("white_box/pgd_div_4") == curve("white_box/pgd_div_10") == [(2, 0.5), (8, 0.25)]
+
+
+def test_white_box_charts_say_what_their_steps_are(store: Store) -> None:
+    notes = {name: run.data.tags.get("mlflow.note.content") for name, run in runs(store).items()}
+    assert "epsilon in units of 1/255" in notes.pop("base")
+    assert set(notes.values()) == {None}  # no other network was attacked itself
+
+
+def test_nothing_new_is_nothing_to_do(store: Store) -> None:
+    """Without MLflow where the last sync left its mark, by comparing digests where it did not."""
+    script = f"{SYNC}print(written, *(name in sys.modules for name in ('mlflow', 'torch')))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(store.root)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0", "False", "False"]
+    before = {run.info.run_id for run in runs(store).values()}
+    (store.root / "studies" / ".mini.tracked").unlink()
+    assert sync(store, "mini") == 0
+    assert {run.info.run_id for run in runs(store).values()} == before
+
+
+def test_only_the_run_whose_cells_changed_is_made_anew(store: Store) -> None:
+    (removed,) = (
+        cell
+        for cell in BLACK_BOX
+        if cell.columns["network"] == CHANGED.key and cell.columns["attack"] == "deepfool"
+    )
+    before = {name: run.info.run_id for name, run in runs(store).items()}
+    (store.root / removed.path).unlink()
+    assert sync(store, "mini") == 1
+    after = runs(store)
+    changed = [name for name in before if before[name] != after[name].info.run_id]
+    assert changed == ["imperceptible_bound k=2.5 n=10"]
+    # The worst case over fewer attacks than the others met would look better than it is.
+    assert not {"acc/_worst", "acc/deepfool"} & set(after["imperceptible_bound k=2.5 n=10"].data.metrics)
+    write(store, removed)
+    assert sync(store, "mini") == 1
+    assert runs(store)["imperceptible_bound k=2.5 n=10"].data.metrics["acc/_worst"] == 0.5
+
+
+def test_runs_cut_off_or_no_longer_in_the_study_go(store: Store) -> None:
+    mlflow, complete = client(store), runs(store)["base"]
+    half = mlflow.create_run(
+        complete.info.experiment_id, tags=complete.data.tags, run_name="base"
+    ).info.run_id
+    (store.root / "studies" / ".mini.tracked").unlink()
+    assert sync(store, "mini") == 0
+    assert mlflow.get_run(half).info.lifecycle_stage == "deleted"
+    record(store, [cell for cell in CELLS if cell is not CHANGED])
+    assert sync(store, "mini") == 0
+    assert "imperceptible_bound k=2.5 n=10" not in runs(store)
+    record(store)
+    assert sync(store, "mini") == 1
+
+
+def test_links_open_the_studys_runs(store: Store) -> None:
+    found, links = runs(store), links_of(store, "mini", "http://host:1")
+    experiment = found["base"].info.experiment_id
+    page, _, query = urlsplit(links["charts"]).fragment.partition("?")
+    assert page == f"/experiments/{experiment}/runs"
+    assert parse_qs(query) == {
+        "workflowType": ["machine_learning"],
+        "compareRunsMode": ["CHART"],
+        "orderByKey": ["metrics.`acc/_worst`"],
+        "orderByAsc": ["false"],
+        "searchFilter": ['tags.study = "mini"'],
+    }
+    page, _, query = urlsplit(links["compare"]).fragment.partition("?")
+    assert page == "/compare-runs"
+    ids = [found[name].info.run_id for name in NAMES]
+    assert json.loads(parse_qs(query)["runs"][0]) == ids
+    assert json.loads(parse_qs(query)["experiments"][0]) == [experiment]
+    assert (
+        links["runs"]
+        == f"http://host:1/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=mini"
+    )
+    view = json.loads(client(store).get_experiment(experiment).tags["mlflow.sharedViewState.mini"])
+    assert view["selectedColumns"][:3] == [
+        "metrics.`acc/_worst`",
+        "metrics.`acc/clean`",
+        "metrics.`acc/deepfool`",
+    ]
+
+
+def test_mistakes_are_told(store: Store) -> None:
+    with pytest.raises(HarnessError, match="no study 'minii'.*did you mean 'mini'"):
+        sync(store, "minii")
+    with pytest.raises(HarnessError, match="has no runs in MLflow"):
+        links_of(store, "other")
+
+
+def test_a_deleted_database_is_rebuilt_by_two_at_once_without_a_word(store: Store) -> None:
+    expected = {name: run.data for name, run in runs(store).items()}
+    os.unlink(store.root / "mlflow.db")
+    command = [sys.executable, "-c", f"{SYNC}print(written)", str(store.root)]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [process.communicate(timeout=60) for process in both]
+    assert sorted(said) == [("0\n", ""), ("4\n", "")]
+    found = runs(store)
+    assert {name: (run.data.metrics, run.data.params) for name, run in found.items()} == {
+        name: (data.metrics, data.params) for name, data in expected.items()
+    }
+    assert {name: run.data.tags["digest"] for name, run in found.items()} == {
+        name: data.tags["digest"] for name, data in expected.items()
+    }
+
+
+def test_a_database_deleted_under_a_running_process_is_rebuilt(store: Store) -> None:
+    assert sync(store, "mini") == 0
+    os.unlink(store.root / "mlflow.db")
+    assert sync(store, "mini") == 4
+    assert len(runs(store)) == 4
+    assert not list(store.root.glob(".mlflow.db*"))
+
+
+def test_networks_of_several_seeds_and_of_a_method_that_no_one_knows(tmp_path: Path) -> None:
+    """A run is called by the study's own name, with the seed; settings are shown whatever they are."""
+    store = Store(tmp_path).open()
+    settings = {"epsilon": 0.1, "inner": [1, 2], "start": None}
+    cells = [
+        training("base", "base", 1, {}, seed=0),
+        training("base", "base", 1, {}, seed=1),
+        bound_network(1.0, seed=1),
+        training("mine epsilon=0.1", "mine", 1, settings, seed=1),
+    ]
+    record(store, cells)
+    write(store, cells[1])
+    assert sync(store, "mini") == 1
+    assert set(runs(store)) == {"base"}
+    for cell in cells:
+        write(store, cell)
+    assert sync(store, "mini") == 4  # the name of the one that was there is another now
+    found = runs(store)
+    assert set(found) == {
+        "base (seed 0)",
+        "base (seed 1)",
+        "imperceptible_bound k=1 n=10 (seed 1)",
+        "mine epsilon=0.1 (seed 1)",
+    }
+    params = found["mine epsilon=0.1 (seed 1)"].data.params
+    assert (params["method"], params["train/epsilon"], params["train/inner"]) == ("mine", "0.1", "[1, 2]")
+    assert not {"train/start", "k"} & set(params)
