@@ -1,6 +1,6 @@
 """III-B: adversarial images, made on the base networks."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -22,9 +22,7 @@ def _cells(run: Run) -> Iterable[Cell]:
 def _make(run: Run) -> int:
     missing = run.todo(_cells(run))
     feasible = run.feasible("attack", missing)
-    parts = [
-        _part(attack, [cell for cell in attack.cells if cell in feasible]) for attack in run.plan.attacks
-    ]
+    parts = [_part(attack, feasible) for attack in run.plan.attacks]
     todo = [part for part in parts if part.cells]
     total = sum(len(getattr(run.dataset, attack.split).ids) for attack in todo)
     planned = sum(len(attack.cells) for attack in run.plan.attacks)
@@ -49,13 +47,14 @@ def _make(run: Run) -> int:
     return len(missing)
 
 
-def _part(attack: PlannedAttack, cells: list[Cell]) -> PlannedAttack:
+def _part(attack: PlannedAttack, feasible: Container[Cell]) -> PlannedAttack:
     """The part of an attack that is not done: a finished epsilon is not made again for another's sake."""
+    cells = tuple(cell for cell in attack.cells if cell in feasible)
     epsilons = tuple(cell.columns["epsilon"] for cell in cells)
     settings = attack.settings
     if settings.epsilons != (None,) and epsilons:
         settings = settings.model_copy(update={"epsilon": epsilons})
-    return replace(attack, settings=settings, cells=tuple(cells))
+    return replace(attack, settings=settings, cells=cells)
 
 
 def _tasks(run: Run, attack: PlannedAttack) -> list[AttackTask]:

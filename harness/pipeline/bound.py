@@ -23,7 +23,7 @@ def _make(run: Run) -> int:
     if train is not None:
         gpu = _has_gpu(run.cluster)
         arguments = (run.shared_dataset, run.cluster.share(learning.index(train, gpu=gpu)), gpu)
-        groups = [(split, [(split, shard) for shard in mine]) for split, mine in cut.items()]
+        groups = [(split, _tasks(split, mine)) for split, mine in cut.items()]
 
         def on_shard(_: object) -> None:
             run.progress.advance("bound")
@@ -38,6 +38,10 @@ def _make(run: Run) -> int:
             )
     run.progress.end("bound")
     return len(todo)
+
+
+def _tasks(split: str, cut: list[shards.Shard]) -> list[tuple[str, shards.Shard]]:
+    return [(split, shard) for shard in cut]
 
 
 def _has_gpu(cluster: Cluster) -> bool:

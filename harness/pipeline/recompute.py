@@ -5,7 +5,7 @@ A cell is made again from the very files that it was made from, in a folder of i
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def _drawn(
 def _study(store: Store, settings: Study, paths: set[str], data: Path | None) -> Iterator[Finding]:
     run = prepare(settings, store, data, Silent())
     run.chosen = white_box_cells(run)
-    wanted = {step: [c for c in work_of(step).cells(run) if c.path.as_posix() in paths] for step in STEPS}
+    wanted = {step: _among(work_of(step).cells(run), paths) for step in STEPS}
     if sum(map(len, wanted.values())) < len(paths):
         raise HarnessError(
             f"the data in '{data}' are not those of study '{settings.name}': "
@@ -86,6 +86,10 @@ def _study(store: Store, settings: Study, paths: set[str], data: Path | None) ->
                 yield from _step(run, store, step, cells)
     finally:
         run.close()
+
+
+def _among(cells: Iterable[Cell], paths: set[str]) -> list[Cell]:
+    return [cell for cell in cells if cell.path.as_posix() in paths]
 
 
 def _step(run: Run, store: Store, step: Step, wanted: list[Cell]) -> Iterator[Finding]:
