@@ -143,7 +143,8 @@ def test_a_job_with_its_working_directory(machines: Machines) -> None:
     whole.
     """
     checkout = machines.laptop.home / "harness"
-    (checkout / "harness/studies/mine.yaml").write_text((checkout / "harness/studies/quick.yaml").read_text())
+    presets = checkout / "harness/study/presets"
+    (presets / "mine.yaml").write_text((presets / "quick.yaml").read_text())
     with (checkout / "harness/errors.py").open("a") as file:
         file.write("# changed since it was installed\n")
     machines.type(f"ssh -o StrictHostKeyChecking=no -fN -L 8265:127.0.0.1:8265 {machines.head.address}")
