@@ -5,7 +5,7 @@ A cell is made again from the very files that it was made from, in a folder of i
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.errors import HarnessError
-from harness.pipeline.run import Run, Silent, prepare, white_box_cells, work_of
+from harness.pipeline.run import Run, Silent, check, white_box_cells, work_of
 from harness.pipeline.steps import STEPS, Step
 from harness.results import locking
 from harness.results.cells import Cell
@@ -46,36 +46,38 @@ def recompute(
     if workers is None and store.local_root is None:
         workers = 0
     studies = {name: record for name, record in store.studies().items() if study in (None, name)}
-    for name, paths in _drawn(store, studies, count, seed).items():
+    for name, steps in _drawn(store, studies, count, seed).items():
         settings = reading.build(studies[name]["study"])
         if workers is not None:
             compute = settings.compute.model_copy(update={"workers": workers})
             settings = settings.model_copy(update={"compute": compute})
-        yield from _study(store, settings, paths, data)
+        yield from _study(store, settings, steps, data)
 
 
 def _drawn(
     store: Store, studies: Mapping[str, Mapping[str, Any]], count: int, seed: int
-) -> dict[str, set[str]]:
-    """The paths of the cells that are drawn, study by study."""
+) -> dict[str, dict[str, str]]:
+    """The paths of the cells that are drawn and the steps that make them, study by study."""
     present = {path.as_posix() for path in store.files()}
     done = []
     for name, record in studies.items():
-        done += [(name, cell["path"]) for cell in record["cells"] if cell["path"] in present]
+        done += [(name, cell["path"], cell["step"]) for cell in record["cells"] if cell["path"] in present]
     if not done:
         return {}
     positions = generator(seed, "recompute").choice(len(done), size=min(count, len(done)), replace=False)
-    drawn: dict[str, set[str]] = {}
-    for name, path in (done[position] for position in sorted(positions)):
-        drawn.setdefault(name, set()).add(path)
+    drawn: dict[str, dict[str, str]] = {}
+    for name, path, step in (done[position] for position in sorted(positions)):
+        drawn.setdefault(name, {})[path] = step
     return {name: drawn[name] for name in studies if name in drawn}
 
 
-def _study(store: Store, settings: Study, paths: set[str], data: Path | None) -> Iterator[Finding]:
-    run = prepare(settings, store, data, Silent())
+def _study(store: Store, settings: Study, drawn: dict[str, str], data: Path | None) -> Iterator[Finding]:
+    """Make the drawn cells of a study again, step by step: path -> step."""
+    steps = tuple(set(drawn.values()))
+    run = check(settings, store, data, Silent(), steps)
     run.chosen = white_box_cells(run)
-    wanted = {step: _among(work_of(step).cells(run), paths) for step in STEPS}
-    if sum(map(len, wanted.values())) < len(paths):
+    wanted = {step: _among(work_of(step).cells(run), drawn) for step in STEPS if step.name in steps}
+    if sum(map(len, wanted.values())) < len(drawn):
         raise HarnessError(
             f"the data in '{data}' are not those of study '{settings.name}': "
             "its cells cannot be made again from them"
@@ -88,7 +90,7 @@ def _study(store: Store, settings: Study, paths: set[str], data: Path | None) ->
         run.close()
 
 
-def _among(cells: Iterable[Cell], paths: set[str]) -> list[Cell]:
+def _among(cells: Iterable[Cell], paths: Container[str]) -> list[Cell]:
     return [cell for cell in cells if cell.path.as_posix() in paths]
 
 

@@ -197,6 +197,15 @@ def step_of(cell: Cell) -> str:
 def prepare(
     study: Study, store: Store, data: Path | None, progress: Progress, steps: tuple[str, ...] = ALL_STEPS
 ) -> Run:
+    """``check`` the work of these steps, and tell the store what the study consists of."""
+    run = check(study, store, data, progress, steps)
+    keep_record(run)
+    return run
+
+
+def check(
+    study: Study, store: Store, data: Path | None, progress: Progress, steps: tuple[str, ...] = ALL_STEPS
+) -> Run:
     """Check everything that can be checked before the work of these steps starts, and plan the study.
 
     Raises HarnessError: data or weights that are missing, a results folder that can't be used.
@@ -207,15 +216,13 @@ def prepare(
     uses_network = any(step.table != "bound" for step in STEPS if step.name in steps)
     weights = study.network.initial_weights() if uses_network else None
     planned = plan(study, datasets.fingerprint(study.dataset, data), weights)
-    run = Run(study, store, data, planned, progress, knows_weights=uses_network)
-    keep_record(run)
-    return run
+    return Run(study, store, data, planned, progress, knows_weights=uses_network)
 
 
 def keep_record(run: Run) -> None:
     """Tell the store which cells the study's tables are made from, and what it is to measure."""
     study = run.study
-    if not run.knows_weights and study.name in run.store.studies():
+    if not run.knows_weights and _records_bound(run):
         return  # whoever ran more of it knew more
     chosen = white_box_cells(run)
     cells = {step.name: list(work_of(step).cells(run)) for step in STEPS}
@@ -228,6 +235,15 @@ def keep_record(run: Run) -> None:
         record.about(study),
         record.planned(run.plan, chosen or white_box(run.plan, run.plan.bases)),
     )
+
+
+def _records_bound(run: Run) -> bool:
+    """Whether the store's record of the study already names this very bound: of these images, searched so."""
+    recorded = run.store.studies().get(run.study.name)
+    if recorded is None:
+        return False
+    named = {cell["path"] for cell in recorded["cells"] if cell["table"] == "bound"}
+    return named == {cell.path.as_posix() for cell in run.plan.bounds.values()}
 
 
 def strongest(run: Run) -> tuple[bool, tuple[Network, ...]]:

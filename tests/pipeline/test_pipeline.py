@@ -323,3 +323,18 @@ def test_the_bound_alone_leaves_what_is_recorded_of_a_study(finished, tiny, tmp_
     run = prepare(build(tiny), store, None, Silence(), ("bound",))
     assert run_steps(run, ("bound",)) == 0
     assert store.studies() == before
+
+
+def test_the_bound_alone_of_other_images_is_recorded(finished, tiny, tmp_path):
+    """Else the tables would go on showing the bound of the images from before."""
+    _, _, results = finished
+    shutil.copytree(results, tmp_path / "copy")
+    store = Store(tmp_path / "copy")
+    fewer = build({**tiny, "dataset": {**tiny["dataset"], "train_limit": 100}})
+    run = prepare(fewer, store, None, Silence(), ("bound",))
+    assert run_steps(run, ("bound",)) == 2
+    recorded = store.studies()["tiny"]
+    assert recorded["study"]["dataset"]["train_limit"] == 100
+    assert {cell["path"] for cell in recorded["cells"]} == {
+        cell.path.as_posix() for cell in run.plan.bounds.values()
+    }

@@ -11,9 +11,11 @@ from conftest import run_study, tiny_study
 from harness.data import datasets
 from harness.errors import HarnessError
 from harness.pipeline.recompute import differences, recompute
+from harness.pipeline.run import Silent, prepare, run_steps
 from harness.results.cells import hardware
 from harness.results.store import Store
 from harness.results.verification import verify
+from harness.study.reading import build
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,24 @@ def test_every_cell_made_again_is_equal(finished):
     found = findings(finished.store)
     assert len(found) == 28
     assert set(found.values()) == {()}
+
+
+def test_a_bound_is_made_again_without_the_weights(tmp_path):
+    """VGG16's ImageNet weights are not there: the bound was made without them, and is made again so."""
+    network = {"architecture": "vgg16", "pretrained": True, "weights": str(tmp_path / "none.safetensors")}
+    study, store = build({**tiny_study(), "network": network}), Store(tmp_path / "results")
+    run_steps(prepare(study, store, None, Silent(), ("bound",)), ("bound",))
+    assert findings(store) == {"bound of the train images": (), "bound of the test images": ()}
+
+
+def test_what_is_recorded_of_a_study_stays(copy):
+    """Made again by fewer workers than the study names."""
+    study = build({**tiny_study(), "compute": {"workers": 2}})
+    prepare(study, copy, None, Silent())
+    before = copy.studies()
+    assert before["tiny"]["study"]["compute"]["workers"] == 2
+    assert [finding.differences for finding in recompute(copy, 1, 0, None, workers=0)] == [()]
+    assert copy.studies() == before
 
 
 def test_the_sample_follows_from_the_seed(finished):
