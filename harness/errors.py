@@ -1,6 +1,4 @@
-"""What goes wrong, in words a user can act on: what they gave us cannot be used, or one piece of work failed
-among many.
-"""
+"""What goes wrong, in words to act on: what came cannot be used, or one piece of work among many failed."""
 
 import difflib
 import traceback
@@ -18,8 +16,7 @@ class HarnessError(Exception):
 
 @dataclass(frozen=True)
 class Failed:
-    """What came of a piece of work that failed for good: why, in a line, and the traceback where there is
-    one.
+    """A piece of work that failed for good: why, in a line, and the traceback where there is one.
 
     ``waits``: it was not tried, since something that it needs failed.
     """

@@ -34,9 +34,7 @@ class OutputsTask:
 
 @dataclass(frozen=True)
 class AttackTask:
-    """An attack on a network, from its weights' cell, for a block of a split's images; ``name`` is for
-    progress.
-    """
+    """An attack on a network, from its weights' cell, for a block of a split's images; ``name`` is shown."""
 
     name: str
     network: Cell

@@ -37,8 +37,7 @@ class Finding:
 def recompute(
     store: Store, count: int, seed: int, data: Path | None, workers: int | None, study: str | None = None
 ) -> Iterator[Finding]:
-    """Make ``count`` finished cells again, drawn by ``seed`` among those of all studies or one, and compare
-    them.
+    """Make ``count`` finished cells again, drawn by ``seed`` from one study's or all, and compare them.
 
     ``workers`` as in ``ComputeSpec``; None takes the study's, and for results in an object store this process
     alone. Raises HarnessError for data that are missing or others than the study's.

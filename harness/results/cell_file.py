@@ -28,8 +28,7 @@ Rows = Mapping[str, "np.ndarray | list[Any]"]
 
 
 def encode(cell: Cell, rows: Rows, more: Mapping[str, Any]) -> bytes:
-    """The file of a finished cell: ``rows`` by column, constant columns filled in; ``more`` stands beside the
-    spec.
+    """The file of a finished cell: ``rows`` by column, constants filled in; ``more`` goes beside the spec.
 
     Raises KeyError/ArrowInvalid for rows that don't fit the table's schema (our mistake).
     """
@@ -87,9 +86,7 @@ def decode(content: bytes) -> pa.Table:
 
 
 def describe(end: bytes) -> dict[str, Any]:
-    """What made a file, from its last bytes (all of its footer); ValueError and others where that can't be
-    read.
-    """
+    """What made a file, from its footer in its last bytes; ValueError and others where that can't be read."""
     described: dict[str, Any] = json.loads((pq.read_schema(pa.BufferReader(end)).metadata or {})[_META])
     if not isinstance(described, dict) or not described.keys() >= _FACTS:
         raise ValueError("what made it is not recorded in it")

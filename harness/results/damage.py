@@ -1,6 +1,4 @@
-"""Files that are gone, or not what was written, and what is said of them: where they lie, and what mends
-them.
-"""
+"""Files that are gone or not what was written: what is said of them, where they lie, what mends them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

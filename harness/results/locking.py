@@ -98,9 +98,7 @@ def scratch(root: Path) -> Path:
 
 
 def remove_abandoned(root: Path | None) -> None:
-    """Remove what `temporary` and `scratch` named and whose process has ended; that of living processes
-    stays.
-    """
+    """Remove what `temporary` and `scratch` named for processes that ended; that of living ones stays."""
     if root is None:
         return
     for folder, folders, files in os.walk(root):  # passes over folders that go meanwhile

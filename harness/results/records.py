@@ -24,9 +24,7 @@ class TableSchema:
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """The columns that the cell's settings determine, on whatever machine and at whatever time it is
-        made.
-        """
+        """The columns that the cell's settings determine, on whatever machine and whenever it is made."""
         return tuple(field.name for field in self.schema if b"circumstance" not in field.metadata)
 
 

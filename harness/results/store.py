@@ -115,9 +115,7 @@ class Store:
     # --- which cells are there ---
 
     def is_done(self, cell: Cell) -> bool:
-        """The cell's file is there, complete, and its tensors have the recorded size. Bytes are checked on
-        reading.
-        """
+        """The cell's file is whole, its tensors of the recorded size; their bytes are checked on reading."""
         try:
             meta = self.metadata(cell.path)
         except Damaged:
@@ -158,8 +156,7 @@ class Store:
         tensors: Mapping[str, np.ndarray] | None = None,
         **facts: Any,
     ) -> None:
-        """Write a finished cell: ``rows`` by column, constant columns filled in, ``facts`` (hardware,
-        versions) beside.
+        """Write a finished cell: ``rows`` by column, constants filled in; ``facts`` are hardware, versions.
 
         A cell that is done stays as it is: another driver was faster. Raises KeyError/ArrowInvalid for rows
         that don't fit the table's schema (our mistake), HarnessError for a full disk.

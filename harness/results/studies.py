@@ -1,6 +1,4 @@
-"""What is kept of a study beside its cells: which they are, what it is to measure, and what could not be
-made.
-"""
+"""What is kept of a study beside its cells: which they are, what it is to measure, and what failed."""
 
 import json
 from collections.abc import Mapping

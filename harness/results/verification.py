@@ -27,8 +27,7 @@ def verify(store: Store) -> Iterator[tuple[Path, str | None]]:
 
 
 def check(store: Store, path: Path) -> None:
-    """Read a file of the store back; `Damaged` where a byte of it, or of its cell's tensors, is not what was
-    written.
+    """Read a file of the store back; `Damaged` where a byte of it, or of its tensors, is another one.
 
     Also where a cell was made from another version of a cell than the one that is there now.
     """

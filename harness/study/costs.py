@@ -181,9 +181,7 @@ def table_bytes(table: str, rows: int) -> int:
 
 
 def memory(study: Study, size: Extent) -> tuple[int, int]:
-    """Bytes of the images that all workers of a machine share; and of one training's worker, beside
-    activations.
-    """
+    """Bytes of the images that a machine's workers share; and of a training's worker, beside activations."""
     weights = sum(p.numel() for p in _network(study, size).parameters())
     uses_images = any(settings.needs().images_of for _, settings in study.networks())
     adversarial = 4 * size.values * size.train if uses_images else 0

@@ -1,5 +1,4 @@
-"""How a study is read, from a preset or a YAML file with changes, and how all its mistakes are reported at
-once.
+"""How a study is read: a preset or a YAML file with changes, and a report of all its mistakes at once.
 
 Each mistake is a line: its dotted path, what was expected and what came.
 """
@@ -110,9 +109,7 @@ def _with_method(entries: Any) -> Any:
 
 
 def _as_json(data: dict[str, Any]) -> str:
-    """Plain data as JSON, not too much of it: a few lines of YAML whose aliases name one another can stand
-    for gigabytes.
-    """
+    """Plain data as JSON, within a limit: a few lines of YAML whose aliases nest can mean gigabytes."""
     parts, length = [], 0
     for part in json.JSONEncoder().iterencode(data):
         parts.append(part)

@@ -28,9 +28,7 @@ def about(study: Study) -> dict[str, Any]:
 
 
 def planned(plan: Plan, white_box: Iterable[Evaluation]) -> list[dict[str, Any]]:
-    """The accuracies that a study is to measure, in their order: the columns of their rows, and what is
-    shown.
-    """
+    """The accuracies that a study is to measure, in order: the columns of their rows, and what is shown."""
     return [_planned(position, e) for position, e in enumerate((*plan.black_box, *white_box))]
 
 

@@ -17,8 +17,7 @@ _PLAIN = ("k", "n", "training_attack", "training_epsilon")  # settings that have
 
 @dataclass(frozen=True)
 class Ground:
-    """What all cells of a study stand on: the images of each split, and the weights that base networks start
-    from.
+    """What all cells of a study stand on: the images of each split, and the base networks' initial weights.
 
     ``data``: split -> what determines its images; ``weights``: digest of their file, None where they are
     drawn.
