@@ -4,8 +4,9 @@ Images are in [0, 1], so is every epsilon; YAML may write one as a fraction ("8/
 ``Grid`` may be a list: one network or attack for each of its values.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -15,8 +16,11 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationError,
     WrapValidator,
 )
+
+from harness.errors import did_you_mean
 
 
 class Settings(BaseModel):
@@ -38,6 +42,53 @@ class Settings(BaseModel):
                     yield from self.model_copy(update={name: one}).expanded()
                 return
         yield self
+
+
+class Mistakes(ValueError):
+    """Several mistakes of one setting: (what lies below it, or nothing, and a sentence) each."""
+
+    def __init__(self, below: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{name}: {sentence}".removeprefix(": ") for name, sentence in below))
+        self.below = below
+
+
+def validated(model: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Settings from plain values, strict in JSON's sense; raises Mistakes that name every one of them."""
+    try:
+        return model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise Mistakes(
+            [mistake for item in error.errors() for mistake in _below(dict(item), model)]
+        ) from error
+
+
+def _below(item: dict[str, Any], model: type[Settings]) -> list[tuple[str, str]]:
+    """One of pydantic's errors about a model: the dotted path below it and a sentence each."""
+    path = ".".join(map(str, item["loc"]))
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, Mistakes):
+        return [(f"{path}.{below}".strip("."), sentence) for below, sentence in cause.below]
+    return [(path, sentence(item, model))]
+
+
+def sentence(item: Mapping[str, Any], owner: type[BaseModel]) -> str:
+    """What is wrong with one setting of its ``owner``, from one of pydantic's errors about it."""
+    kind, came = item["type"], item["input"]
+    if kind == "extra_forbidden":
+        return f"unknown setting{did_you_mean(str(item['loc'][-1]), owner.model_fields)}"
+    if kind == "missing":
+        return "required, but not given"
+    if kind == "literal_error" and isinstance(came, str):
+        possible = re.findall("'([^']+)'", item["ctx"]["expected"])
+        return f"'{came}' is not possible{did_you_mean(came, possible)}"
+    text = str(item["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+    if kind == "value_error":
+        return text
+    text += f", got {json.dumps(came)}"
+    grid = owner.grid() if issubclass(owner, Settings) else ()
+    if isinstance(came, list) and grid:
+        text += f" (a list, so a grid, can be given for {' and '.join(grid)} alone)"
+    return text
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -86,6 +137,8 @@ def epsilon_text(epsilon: float) -> str:
     return f"{levels}/255" if is_whole else f"{epsilon:g}"
 
 
+# A radius in [0, 1] units of a value; l2 and l1 balls may be larger than 1.
+Radius = Annotated[float, BeforeValidator(_fraction), Field(gt=0)]
 Epsilon = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
 Epsilons = Annotated[tuple[Epsilon, ...], Field(min_length=1), AfterValidator(distinct)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]

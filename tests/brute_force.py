@@ -3,9 +3,9 @@
 import numpy as np
 from conftest import images
 
-from harness.bound.nearest import Neighbours, rows_of
-from harness.bound.partition import Grid, Index, Partition, build
 from harness.data.datasets import Images
+from harness.neighbours.nearest import Neighbours, rows_of
+from harness.neighbours.partition import Grid, Index, Partition, build
 
 CASES = {
     "random": images(0, 60, 4),

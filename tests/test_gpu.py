@@ -9,7 +9,7 @@ from conftest import images, run_study
 from harness import attacks, seeds
 from harness.attacks import ATTACKS
 from harness.attacks.gradient_sign import Pgd
-from harness.bound import nearest_gpu
+from harness.neighbours import nearest_gpu
 from harness.networks.build import build
 from harness.networks.classifier import as_input, to_tensor
 from harness.networks.convnet import ConvNet

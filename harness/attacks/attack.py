@@ -8,7 +8,7 @@ What an attack says of its own success is not used: predictions and ``norms`` ar
 """
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -25,7 +25,10 @@ Gradients = Annotated[
     Field(description="arithmetic of gradients; what enters a result is decided in float32 either way"),
 ]
 
-_LINF_TOLERANCE = 1e-6  # float32 rounding of x + epsilon
+Norm = Literal["linf", "l2", "l1", "l0"]
+
+_TOLERANCE = 1e-6  # float32 rounding of x + epsilon; sums of many values round more
+_RELATIVE_TOLERANCE = {"linf": 0.0, "l2": 1e-4, "l1": 1e-4, "l0": 0.0}
 
 
 class Attack(Settings):
@@ -41,13 +44,36 @@ class Attack(Settings):
     method: str
 
     @property
+    def algorithm(self) -> str:
+        """What the tables call the method; one from outside has the name of where it is from."""
+        return self.method
+
+    @property
+    def package(self) -> str | None:
+        """The top-level package from outside whose code makes the images; None for the harness's own."""
+        return None
+
+    @property
+    def norm(self) -> Norm:
+        """The norm whose ball ``epsilon`` is the radius of; without epsilon, the one that is made small."""
+        return "linf"
+
+    @property
     def epsilons(self) -> tuple[float | None, ...]:
-        """The l-inf radii that it is made for, its setting ``epsilon``.
+        """The radii that it is made for, its setting ``epsilon``, in ``norm`` (l1 and l2 of all values).
 
         (None,) for an attack that looks for the smallest perturbation.
         """
         radii: tuple[float | None, ...] = getattr(self, "epsilon", (None,))
         return radii
+
+    def with_epsilons(self, epsilons: tuple[float | None, ...]) -> Self:
+        """The same for these of its radii; itself where it has none."""
+        return self if self.epsilons == (None,) else self.model_copy(update={"epsilon": epsilons})
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that determine an image, but for epsilon."""
+        return self.model_dump(mode="json", exclude={"epsilon"})
 
     @abstractmethod
     def perturb(
@@ -94,7 +120,7 @@ def perturb(
         made = settings.perturb(network, images, labels, ids, seed, batch_size)
     made = [batch.detach() for batch in made]
     for batch, epsilon in zip(made, settings.epsilons, strict=True):
-        _check_result(settings.method, images, batch, epsilon)
+        _check_result(settings, images, batch, epsilon)
     return made
 
 
@@ -149,15 +175,25 @@ def _check_logits(logits: Tensor) -> None:
         raise ValueError("the network must return logits, and these look like probabilities")
 
 
-def _check_result(method: str, images: Tensor, made: Tensor, epsilon: float | None) -> None:
+def _check_result(settings: Attack, images: Tensor, made: Tensor, epsilon: float | None) -> None:
     """RuntimeError for images that no attack may return."""
+    name, norm = settings.algorithm, settings.norm
     if made.shape != images.shape or made.dtype != torch.float32 or made.device != images.device:
         came = f"{made.dtype} {tuple(made.shape)} on {made.device}"
-        raise RuntimeError(f"{method} returned {came}, unlike the images it was given")
+        raise RuntimeError(f"{name} returned {came}, unlike the images it was given")
     if not (made.min() >= 0 and made.max() <= 1):
-        raise RuntimeError(f"{method} returned values that are not finite or not in [0, 1]")
+        raise RuntimeError(f"{name} returned values that are not finite or not in [0, 1]")
     if epsilon is None:
         return
-    largest = (made - images).abs().max()
-    if largest > epsilon + _LINF_TOLERANCE:
-        raise RuntimeError(f"{method} left the l-inf ball of radius {epsilon}: {largest.item()}")
+    largest = _size((made - images).flatten(1), norm).max().item()
+    if largest > epsilon * (1 + _RELATIVE_TOLERANCE[norm]) + _TOLERANCE:
+        raise RuntimeError(f"{name} left the {norm} ball of radius {epsilon}: {largest}")
+
+
+def _size(change: Tensor, norm: Norm) -> Tensor:
+    """The norm [B] of changes [B, values]."""
+    if norm == "linf":
+        return change.abs().amax(1)
+    if norm == "l0":
+        return change.count_nonzero(1)
+    return change.norm(p=1 if norm == "l1" else 2, dim=1)

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.attacks.attack import Attack, Gradients
+from harness.attacks.attack import Attack, Gradients, Norm
 from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits, margin
 from harness.settings import Count
 
@@ -31,6 +31,10 @@ class CwL2(Attack):
         False, description="a constant goes on from the last one's image: a quarter of the steps, e.g. 8 x 32"
     )
     gradients: Gradients = "float32"
+
+    @property
+    def norm(self) -> Norm:
+        return "l2"
 
     def cost(self, classes: int, values: int) -> float:
         """Some constants end early."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.attacks.attack import Attack, Gradients
+from harness.attacks.attack import Attack, Gradients, Norm
 from harness.attacks.batch import differentiable, input_gradient
 from harness.settings import Count
 
@@ -26,6 +26,10 @@ class Ddn(Attack):
     )
     initial_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="l2 in [0, 1] units")
     gradients: Gradients = "float32"
+
+    @property
+    def norm(self) -> Norm:
+        return "l2"
 
     def cost(self, classes: int, values: int) -> float:
         """One a step: no image ends before the others."""

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.attacks.attack import Attack, Gradients
+from harness.attacks.attack import Attack, Gradients, Norm
 from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits
 from harness.settings import Count
 
@@ -32,6 +32,10 @@ class DeepFool(Attack):
         "art", description="overshoot at the end, or (the authors' code, Foolbox) at every step"
     )
     gradients: Gradients = "float32"
+
+    @property
+    def norm(self) -> Norm:
+        return "l2"
 
     def cost(self, classes: int, values: int) -> float:
         """A gradient of each class a step."""

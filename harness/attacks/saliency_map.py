@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import seeds
-from harness.attacks.attack import Attack
+from harness.attacks.attack import Attack, Norm
 from harness.attacks.batch import State, class_count, compacted, input_gradient
 
 _TYPICAL_SHARE = 0.06  # of the values that are changed
@@ -42,6 +42,10 @@ class Jsma(Attack):
     method: Literal["jsma"]
     theta: Theta = Field(0.1, description="change of a pixel a step, in [0, 1] units")
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="largest share of pixels changed")
+
+    @property
+    def norm(self) -> Norm:
+        return "l0"
 
     def cost(self, classes: int, values: int) -> float:
         """One a step, which changes two values."""
@@ -85,6 +89,10 @@ class JsmaPairs(Attack):
     method: Literal["jsma_pairs"]
     theta: Theta = 1.0
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    @property
+    def norm(self) -> Norm:
+        return "l0"
 
     def cost(self, classes: int, values: int) -> float:
         """Two a step, which changes two values: the target's, and that of all other classes."""

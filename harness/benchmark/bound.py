@@ -15,8 +15,8 @@ import numpy as np
 from harness.benchmark import peers
 from harness.benchmark.setting import Setting, Subject
 from harness.benchmark.timing import OURS, Case, Contender
-from harness.bound import filter, learning, nearest
 from harness.data.datasets import Dataset, Images
+from harness.neighbours import filter, learning, nearest
 from harness.networks.device import device_name
 from harness.pipeline.run import Run, Silent, prepare, run_steps
 from harness.results.store import Store

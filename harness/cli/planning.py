@@ -69,7 +69,7 @@ def plan(
 
 def _price_bound(images: int, values: int) -> None:
     """Print what the bound of so many images costs on machines of several kinds."""
-    from harness.bound import growth
+    from harness.neighbours import growth
     from harness.report.printing import render
     from harness.report.tables.numbers import duration
     from harness.report.tables.table import Table
@@ -90,7 +90,7 @@ def _price_study(
     study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, tflops: float | None
 ) -> None:
     """Print what a study costs, step by step; ``tflops`` is a worker's assumed speed, None measures it."""
-    from harness.bound import growth
+    from harness.neighbours import growth
     from harness.pipeline.run import price
     from harness.report.printing import render
     from harness.report.tables.numbers import size

@@ -25,6 +25,20 @@ class Defense(TrainingSettings):
     epochs: Annotated[int, Field(ge=0)] = 10
     method: str  # narrowed to the Literal that a study names it by
 
+    @property
+    def algorithm(self) -> str:
+        """What the tables call the method; one from outside has the name of where it is from."""
+        return self.method
+
+    @property
+    def package(self) -> str | None:
+        """The top-level package from outside whose code makes the objective; None for the harness's own."""
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """The method's own settings: what determines the objective beside the study's."""
+        return self.model_dump(mode="json", exclude={*TrainingSettings.model_fields, "method"})
+
     @abstractmethod
     def objective(self, inputs: Inputs, seed: int) -> Objective:
         """What is minimised on these inputs, which hold what ``needs`` says; draws follow from ``seed``."""

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,20 @@ class Architecture(Settings):
     revision: ClassVar[int] = 0
 
     architecture: str  # narrowed to the Literal that a study names it by
+
+    @property
+    def algorithm(self) -> str:
+        """What the tables call the kind; one from outside has the name of where it is from."""
+        return self.architecture
+
+    @property
+    def package(self) -> str | None:
+        """The top-level package from outside whose code makes the network; None for the harness's own."""
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that determine the network; of the file with its weights the digest does."""
+        return self.model_dump(mode="json", exclude={"weights"})
 
     @abstractmethod
     def body(self, channels: int, size: tuple[int, int], classes: int) -> nn.Module:

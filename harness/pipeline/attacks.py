@@ -51,9 +51,7 @@ def _part(attack: PlannedAttack, feasible: Container[Cell]) -> PlannedAttack:
     """The part of an attack that is not done: a finished epsilon is not made again for another's sake."""
     cells = tuple(cell for cell in attack.cells if cell in feasible)
     epsilons = tuple(cell.columns["epsilon"] for cell in cells)
-    settings = attack.settings
-    if settings.epsilons != (None,) and epsilons:
-        settings = settings.model_copy(update={"epsilon": epsilons})
+    settings = attack.settings.with_epsilons(epsilons) if cells else attack.settings
     return replace(attack, settings=settings, cells=cells)
 
 

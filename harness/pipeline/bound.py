@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from harness.bound import learning, shards
-from harness.bound.searcher import Searcher
 from harness.cluster.workers import Cluster
 from harness.errors import Failed
+from harness.neighbours import learning, shards
+from harness.neighbours.searcher import Searcher
 from harness.pipeline.run import Run, StepWork
 from harness.results.cells import Cell, hardware
 from harness.study.costs import Price, Quote, table_bytes

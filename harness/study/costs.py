@@ -18,10 +18,10 @@ import torch
 
 from harness.attacks.attack import perturb
 from harness.attacks.gradient_sign import Fgsm
-from harness.bound.growth import BoundModel
 from harness.data import SOURCES, datasets
 from harness.data.datasets import Images
 from harness.data.source import Extent
+from harness.neighbours.growth import BoundModel
 from harness.networks.build import build
 from harness.networks.classifier import Classifier, as_input, predict, to_tensor, to_tensors
 from harness.networks.device import device, device_name, step_flops

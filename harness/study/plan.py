@@ -152,9 +152,7 @@ def _needed_for_training(study: Study) -> dict[str, Attack]:
     for name, settings in study.attacks.items():
         epsilons = dict.fromkeys(source.epsilon for source in sources if source and source.attack == name)
         if epsilons:
-            has_epsilon = settings.epsilons != (None,)
-            update = {"epsilon": tuple(epsilons)} if has_epsilon else {}
-            wanted[name] = settings.model_copy(update=update)
+            wanted[name] = settings.with_epsilons(tuple(epsilons))
     return wanted
 
 
@@ -162,7 +160,7 @@ def _attack(ground: Ground, base: Network, name: str, split: str, settings: Atta
     study = ground.study
     identity: dict[str, Any] = {
         "data": ground.data[split],
-        "settings": settings.model_dump(exclude={"epsilon"}),
+        "settings": settings.identity(),
         "protocol": study.protocol,
         "batch_size": study.batch_size,
         "seed": base.seed,
@@ -190,7 +188,7 @@ def _training_images(attacks: Iterable[PlannedAttack]) -> dict[TrainingAttack, C
 
 def _attack_columns(settings: Attack, epsilon: float | None) -> dict[str, Any]:
     step = epsilon / settings.step_divisor if isinstance(settings, Pgd) and epsilon is not None else None
-    return {"attack_method": settings.method, "epsilon": epsilon, "step_size": step}
+    return {"attack_method": settings.algorithm, "epsilon": epsilon, "step_size": step}
 
 
 def _with_epsilon(name: str, epsilon: float | None) -> str:

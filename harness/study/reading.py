@@ -4,7 +4,6 @@ Each mistake is a line: its dotted path, what was expected and what came.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -17,8 +16,8 @@ from harness.attacks import ATTACKS
 from harness.defenses import DEFENSES
 from harness.errors import HarnessError, did_you_mean
 from harness.networks import NETWORKS
-from harness.settings import Settings
-from harness.study.spec import Mistakes, Study
+from harness.settings import Mistakes, Settings, sentence
+from harness.study.spec import Study
 
 _SETTINGS_LIMIT = 1_000_000  # characters of a study as JSON; the presets have about 2,000
 _SHOWN_MISTAKES = 20
@@ -189,33 +188,18 @@ def _lines(item: dict[str, Any]) -> list[str]:
     path = ".".join(map(str, place))
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, Mistakes):
-        return [f"{path}.{below}: {sentence}".replace(".:", ":") for below, sentence in cause.below]
-    sentence = _sentence(item, _owner(item["loc"]))
-    return [f"{path}: {sentence}" if path else sentence]
+        return [f"{path}.{below}: {said}".replace(".:", ":") for below, said in cause.below]
+    said = _sentence(item, _owner(item["loc"]))
+    return [f"{path}: {said}" if path else said]
 
 
 def _sentence(item: dict[str, Any], owner: type[BaseModel]) -> str:
     """What is wrong with one setting of its ``owner``."""
-    kind, came = item["type"], item["input"]
-    if kind == "extra_forbidden":
-        return f"unknown setting{did_you_mean(str(item['loc'][-1]), owner.model_fields)}"
-    if kind == "missing":
-        return "required, but not given"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         word, classes = _KINDS[item["loc"][0]]
-        tag = str(item["ctx"].get("tag", came))
+        tag = str(item["ctx"].get("tag", item["input"]))
         return f"unknown {word} '{tag}'{did_you_mean(tag, classes)}"
-    if kind == "literal_error" and isinstance(came, str):
-        possible = re.findall("'([^']+)'", item["ctx"]["expected"])
-        return f"'{came}' is not possible{did_you_mean(came, possible)}"
-    sentence = str(item["msg"]).removeprefix("Value error, ").replace("Input should", "should")
-    if kind == "value_error":
-        return sentence
-    sentence += f", got {json.dumps(came)}"
-    grid = owner.grid() if issubclass(owner, Settings) else ()
-    if isinstance(came, list) and grid:
-        sentence += f" (a list, so a grid, can be given for {' and '.join(grid)} alone)"
-    return sentence
+    return sentence(item, owner)
 
 
 def _without_tag(place: tuple[Any, ...]) -> tuple[Any, ...]:

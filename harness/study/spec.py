@@ -19,7 +19,7 @@ from harness.errors import did_you_mean
 from harness.networks import NETWORKS, Architecture
 from harness.networks.objective import TrainingAttack
 from harness.networks.training import TrainingSettings
-from harness.settings import Count, Name, Settings, distinct
+from harness.settings import Count, Mistakes, Name, Settings, distinct
 
 BASE = "base"  # name and method of the network that attacks are made on and that trainings start from (f1)
 CLEAN = "none"  # the attack of clean images
@@ -36,14 +36,6 @@ else:
     AnyDefense = Annotated[Union[tuple(DEFENSES.values())], Field(discriminator="method")]  # noqa: UP007
     _NETWORKS = Union[tuple(NETWORKS.values())]  # noqa: UP007
     AnyNetwork = Annotated[_NETWORKS, Field(discriminator="architecture")]
-
-
-class Mistakes(ValueError):
-    """Several mistakes of one setting: (what lies below it, or nothing, and a sentence) each."""
-
-    def __init__(self, below: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{name}: {sentence}".removeprefix(": ") for name, sentence in below))
-        self.below = below
 
 
 class WhiteBoxSpec(PgdSettings):

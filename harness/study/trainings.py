@@ -97,7 +97,7 @@ def defended_network(ground: Ground, entry: str, settings: Defense, available: A
     plain = settings.columns()
     cell = Cell(
         "training",
-        ground.partition(method=settings.method),
+        ground.partition(method=settings.algorithm),
         {
             "name": name,
             "settings": json.dumps(shown),
@@ -116,7 +116,7 @@ def _identity(ground: Ground, settings: TrainingSettings) -> dict[str, Any]:
     """What determines a network but for a defense's own settings."""
     network = ground.study.network
     identity: dict[str, Any] = {
-        "architecture": network.model_dump(exclude={"weights"}),
+        "architecture": network.identity(),
         "weights": ground.weights,
         "data": ground.data,
         "training": settings.model_dump(include=set(TrainingSettings.model_fields) - _SCHEDULING),
@@ -128,8 +128,7 @@ def _identity(ground: Ground, settings: TrainingSettings) -> dict[str, Any]:
 
 def _own_identity(ground: Ground, settings: Defense, needs: Needs) -> dict[str, Any]:
     """A defense's own settings, and what of the study's changes what it is given."""
-    own = settings.model_dump(exclude={*TrainingSettings.model_fields, "method"})
-    identity: dict[str, Any] = {"method": settings.method, "settings": own}
+    identity: dict[str, Any] = {"method": settings.algorithm, "settings": settings.identity()}
     if needs.bound:
         identity["neighbours"] = ground.study.neighbours
     if settings.revision:

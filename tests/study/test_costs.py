@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from harness.attacks import ATTACKS
 from harness.attacks.attack import perturb
-from harness.bound.growth import BoundModel, Curve
 from harness.cli.planning import table
+from harness.neighbours.growth import BoundModel, Curve
 from harness.pipeline.run import price
 from harness.study import costs
 from harness.study.plan import plan

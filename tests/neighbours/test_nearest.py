@@ -4,8 +4,8 @@ import numpy as np
 from brute_force import brute, pairs
 from conftest import images
 
-from harness.bound import nearest
-from harness.bound.nearest import Nearest, Work
+from harness.neighbours import nearest
+from harness.neighbours.nearest import Nearest, Work
 
 
 def test_small_tiles(monkeypatch):

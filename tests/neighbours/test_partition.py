@@ -5,8 +5,8 @@ import pytest
 from brute_force import scrambled
 from conftest import images
 
-from harness.bound.nearest import rows_of
-from harness.bound.partition import Grid, Partition
+from harness.neighbours.nearest import rows_of
+from harness.neighbours.partition import Grid, Partition
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from harness.bound.classes import Classes, Tile, blocks_by_class, split, tiles
-from harness.bound.nearest import (
+from harness.data.datasets import Images
+from harness.neighbours.classes import Classes, Tile, blocks_by_class, split, tiles
+from harness.neighbours.nearest import (
     ALL,
     EXACT_VALUES,
     FAR,
@@ -21,8 +22,7 @@ from harness.bound.nearest import (
     gpu_distances,
     rows_of,
 )
-from harness.bound.partition import Index, Partition, slack
-from harness.data.datasets import Images
+from harness.neighbours.partition import Index, Partition, slack
 
 QUERY_BLOCK = 512
 TILE_BYTES = 1 << 28  # of float32 database rows

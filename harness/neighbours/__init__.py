@@ -4,5 +4,5 @@
 images and works on one piece at a time. ``nearest`` compares all pairs. ``filter`` rules most of them out by
 lower bounds: ``partition`` says which bounds and why they hold, ``learning`` fits them to the images at hand,
 ``classes`` keeps the images in order of class for both. ``nearest_gpu`` searches on a GPU, and ``growth``
-foretells what a bound of many images costs.
+foretells what a bound of many images costs. (``harness.bound`` is the function that a program calls.)
 """

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from harness.bound.classes import Classes, ClassRows, Tile, split
+from harness.neighbours.classes import Classes, ClassRows, Tile, split
 
 
 def test_classes_are_slices_in_ascending_position():

@@ -3,8 +3,8 @@
 import numpy as np
 from conftest import images
 
-from harness.bound import learning
-from harness.bound.partition import Partition
+from harness.neighbours import learning
+from harness.neighbours.partition import Partition
 
 
 def test_learned_blocks_keep_more_than_neighbouring_pixels():

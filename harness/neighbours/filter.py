@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.bound.classes import RowsByClass, Tile, blocks_by_class, split, tiles
-from harness.bound.nearest import (
+from harness.data.datasets import Images
+from harness.neighbours.classes import RowsByClass, Tile, blocks_by_class, split, tiles
+from harness.neighbours.nearest import (
     ALL,
     EXACT_VALUES,
     FAR,
@@ -30,8 +31,7 @@ from harness.bound.nearest import (
     hamming,
     rows_of,
 )
-from harness.bound.partition import Index, slack
-from harness.data.datasets import Images
+from harness.neighbours.partition import Index, slack
 
 QUERY_BLOCK = 128  # queries of one class that are filtered together
 BLOCK_BYTES = (

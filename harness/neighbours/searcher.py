@@ -6,10 +6,10 @@ GPU alone: the workers stay small.
 
 from typing import Any
 
-from harness.bound.nearest import Neighbours
-from harness.bound.partition import Index
-from harness.bound.shards import Shard, search_shard
 from harness.data.datasets import Dataset
+from harness.neighbours.nearest import Neighbours
+from harness.neighbours.partition import Index
+from harness.neighbours.shards import Shard, search_shard
 
 
 class Searcher:
@@ -19,7 +19,7 @@ class Searcher:
         self._dataset, self._index = dataset, index
         self._on_gpu: Any = None
         if gpu:
-            from harness.bound import nearest_gpu
+            from harness.neighbours import nearest_gpu
             from harness.networks.device import device
 
             self._on_gpu = nearest_gpu.Database(dataset.train, index, device())

@@ -7,11 +7,11 @@ import pytest
 from brute_force import CASES, brute
 from conftest import DATA, images
 
-from harness.bound import nearest, partition
-from harness.bound.partition import Grid, Index, Partition
-from harness.bound.shards import bound_rows, search_shard, shards_of
 from harness.data.datasets import Images
 from harness.errors import HarnessError
+from harness.neighbours import nearest, partition
+from harness.neighbours.partition import Grid, Index, Partition
+from harness.neighbours.shards import bound_rows, search_shard, shards_of
 
 
 def compute(

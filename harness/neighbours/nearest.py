@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.bound.classes import Classes, blocks_by_class, tiles
 from harness.data.datasets import Images
+from harness.neighbours.classes import Classes, blocks_by_class, tiles
 
 QUERY_BLOCK = 256  # queries compared with a tile at once
 TILE_BYTES = 1 << 19  # of float32 database rows: half of a usual L2 cache

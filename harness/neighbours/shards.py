@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.bound.filter import search
-from harness.bound.nearest import FAR, Nearest, Neighbours, search_tiled
-from harness.bound.partition import Index
 from harness.data.datasets import Images
 from harness.errors import HarnessError
+from harness.neighbours.filter import search
+from harness.neighbours.nearest import FAR, Nearest, Neighbours, search_tiled
+from harness.neighbours.partition import Index
 
 
 @dataclass(frozen=True)

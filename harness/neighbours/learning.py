@@ -9,10 +9,10 @@ from itertools import combinations
 
 import numpy as np
 
-from harness.bound.classes import tiles
-from harness.bound.nearest import EXACT_VALUES, distances, hamming, rows_of
-from harness.bound.partition import Grid, Index, Partition, build
 from harness.data.datasets import Images
+from harness.neighbours.classes import tiles
+from harness.neighbours.nearest import EXACT_VALUES, distances, hamming, rows_of
+from harness.neighbours.partition import Grid, Index, Partition, build
 
 # Less than this is compared sooner than a partition is learned: pixel differences, about 3 s.
 WORTHWHILE = 6e10

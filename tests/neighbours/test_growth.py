@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.bound.growth import BoundModel, Growth, elsewhere, packaged
 from harness.errors import HarnessError
+from harness.neighbours.growth import BoundModel, Growth, elsewhere, packaged
 
 SIZES = (1_000, 5_000, 20_000, 80_000)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.bound.classes import Classes, tiles
-from harness.bound.nearest import EXACT_VALUES, rows_of
 from harness.data.datasets import Images
+from harness.neighbours.classes import Classes, tiles
+from harness.neighbours.nearest import EXACT_VALUES, rows_of
 
 PROJECTED_VALUES = 1 << 18  # pixels projected at once: they stay in the cache
 ENCODED_ROWS = 1024  # images encoded at once

@@ -6,7 +6,7 @@ import torch
 from brute_force import CASES, brute, pairs, scrambled_index
 from conftest import images
 
-from harness.bound import nearest, nearest_gpu
+from harness.neighbours import nearest, nearest_gpu
 
 CPU = torch.device("cpu")
 

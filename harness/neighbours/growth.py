@@ -134,7 +134,7 @@ def _brute_s(rows: list[Growth]) -> float:
 
 def packaged() -> list[Growth]:
     """The harness's own measurements: `harness benchmark growth` on the CPU that growth.csv names."""
-    with (resources.files("harness.bound") / "growth.csv").open() as file:
+    with (resources.files("harness.neighbours") / "growth.csv").open() as file:
         lines = (line for line in file if not line.startswith("#"))
         return [
             Growth(

@@ -7,11 +7,11 @@ import pytest
 from brute_force import CASES, brute, pairs, scrambled_index
 from conftest import DATA, images
 
-from harness.bound import filter, learning, nearest, partition
-from harness.bound.partition import Grid
 from harness.data import datasets
 from harness.data.datasets import Images
 from harness.data.subset import DatasetSpec
+from harness.neighbours import filter, learning, nearest, partition
+from harness.neighbours.partition import Grid
 
 
 @pytest.mark.parametrize("case", CASES)
