@@ -71,15 +71,6 @@ def _rows(
     }
 
 
-def white_box_block(
-    network: Classifier, images: Images, settings: Attack, protocol: Protocol, seed: int, batch_size: int
-) -> np.ndarray:
-    """Predictions int64 [B] on images made against this very network, by an attack of one epsilon."""
-    ((rows, _),) = attack_block(network, images, settings, protocol, seed, batch_size)
-    predicted: np.ndarray = rows["adversarial_predicted"]
-    return predicted
-
-
 def stack(parts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Rows of consecutive blocks, one after the other."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.errors import HarnessError
-from harness.pipeline.run import Run, Silent, check, white_box_cells, work_of
+from harness.pipeline.run import Run, Silent, check, work_of
 from harness.pipeline.steps import STEPS, Step
 from harness.results import locking
 from harness.results.cells import Cell
@@ -74,7 +74,6 @@ def _study(store: Store, settings: Study, drawn: dict[str, str], data: Path | No
     """Make the drawn cells of a study again, step by step: path -> step."""
     steps = tuple(set(drawn.values()))
     run = check(settings, store, data, Silent(), steps)
-    run.chosen = white_box_cells(run)
     wanted = {step: _among(work_of(step).cells(run), drawn) for step in STEPS if step.name in steps}
     if sum(map(len, wanted.values())) < len(drawn):
         raise HarnessError(

@@ -55,6 +55,7 @@ PLANNED = {
     "attack": "varchar",
     "attack_title": "varchar",
     "attack_method": "varchar",
+    "norm": "varchar",
     "epsilon": "double",
     "step_size": "double",
 }

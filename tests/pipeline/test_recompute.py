@@ -37,7 +37,7 @@ def findings(store, count=100, seed=0, study=None):
 
 def test_every_cell_made_again_is_equal(finished):
     found = findings(finished.store)
-    assert len(found) == 28
+    assert len(found) == 30
     assert set(found.values()) == {()}
 
 

@@ -98,7 +98,7 @@ def test_seconds_follow_from_the_rates(tiny: dict[str, Any]):
     assert prices["base-network"].seconds == pytest.approx(3 * (120 / 100 + 40 / 1000))
     assert prices["defense"].seconds == pytest.approx(2 * (2 * 120 / 100 + 40 / 1000))
     assert prices["baselines"].seconds == pytest.approx(2 * 120 / 100 + 40 / 1000)
-    assert prices["white-box"].seconds == pytest.approx(2 * 40 * 3 / 10)
+    assert prices["white-box"].seconds == pytest.approx(4 * 40 * 3 / 10)
     printed = table(list(prices.values()), 2, RATES.source)
     assert [row[0] for row in printed.rows][-1] == "all"
     assert "invented" in printed.note
