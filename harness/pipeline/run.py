@@ -233,19 +233,23 @@ def _outside(study: Study) -> tuple[dict[str, str], dict[str, str]]:
     return {name: digest for name, digest in weights.items() if digest is not None}, code
 
 
-def keep_record(run: Run) -> None:
-    """Tell the store which cells the study's tables are made from, and what it is to measure."""
+def keep_record(run: Run, rekeyed: Mapping[str, Any] | None = None) -> None:
+    """Tell the store which cells the study's tables are made from, and what it is to measure.
+
+    ``rekeyed``: of cells that got new keys, to be kept with the record.
+    """
     study = run.study
     if not run.knows_networks and _records_bound(run):
         return  # whoever ran more of it knew more
     cells = {step.name: list(work_of(step).cells(run)) for step in STEPS}
     if not run.knows_networks:
         cells = {"bound": cells["bound"]}
+    before = run.store.studies().get(study.name, {}).get("about", {})
     run.store.record_study(
         study.name,
         study.model_dump(mode="json"),
         cells,
-        record.about(run.plan),
+        record.about(run.plan, before, rekeyed),
         record.planned(run.plan),
     )
 

@@ -8,6 +8,8 @@
 --                failed, the reason and whether it waits for another that failed; no study: the benchmark's
 --   planned      every accuracy that a study is to measure, in the study's order (position), and what tables
 --                call the network (title) and the attack (attack_title)
+--   rekeyed      cells that kept their values through an edit of code from outside: what was edited, how many
+--                cells, and how many of them were made again and found equal
 --   paper_table2, paper_black_box, paper_table7    the numbers printed in the paper
 --
 -- A network is told by its name and seed; networks of any method are rows. Views of accuracies and attacks

@@ -3,6 +3,7 @@
 Whoever reads results needs no settings class for it, of today or of the day when they were made.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from harness.attacks.gradient_sign import Pgd
@@ -13,11 +14,20 @@ from harness.study.plan import Plan
 from harness.study.spec import CLEAN, Study
 from harness.study.trainings import Network
 
+_KEPT_CODE = 10  # earlier digests: cells of older code are made anew
 
-def about(plan: Plan) -> dict[str, Any]:
-    """A study's settings that tables show or compute with, and the digests of the code from outside."""
-    study = plan.study
-    dataset = study.dataset
+
+def about(
+    plan: Plan, before: Mapping[str, Any] | None = None, rekeyed: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A study's settings that tables show or compute with, and the digests of the code from outside.
+
+    ``before``: what an earlier record said, whose code its cells may be made with; ``rekeyed``: what is said
+    of cells that kept their values through an edit.
+    """
+    study, dataset, earlier = plan.study, plan.study.dataset, before or {}
+    code = dict(plan.code)
+    codes = [earlier.get("code", {}), *earlier.get("earlier_code", [])]
     return {
         "dataset": dataset.label,
         "title": dataset.title or dataset.label,
@@ -27,7 +37,9 @@ def about(plan: Plan) -> dict[str, Any]:
         "effectiveness_k": study.effectiveness_k,
         "protocol": study.protocol,
         "architecture": study.network.algorithm,
-        "code": dict(plan.code),
+        "code": code,
+        "earlier_code": [each for each in codes if each and each != code][:_KEPT_CODE],
+        "rekeyed": [*earlier.get("rekeyed", []), *([dict(rekeyed)] if rekeyed else [])],
     }
 
 

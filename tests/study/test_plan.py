@@ -121,7 +121,7 @@ def test_seeds_share_images_and_bound_alone(tiny):
         (NETWORKS["convnet"], EVERYTHING - {"bound"}),
         (ATTACKS["fgsm"], {"attack", "adversarial_images", "evaluation", "white-box"}),
         (DEFENSES["imperceptible_bound"], {"imperceptible_bound", "evaluation", "white-box"}),
-        (DEFENSES["adversarial_images"], {"adversarial_images", "evaluation"}),
+        (DEFENSES["adversarial_images"], {"adversarial_images", "evaluation", "white-box"}),
     ],
 )
 def test_a_revision_of_code_makes_anew_what_it_makes(tiny, monkeypatch, kind, touched):
