@@ -9,6 +9,7 @@ from conftest import images, run_study
 
 from harness import attacks, seeds
 from harness.attacks import ATTACKS
+from harness.attacks.batch import seeded
 from harness.attacks.gradient_sign import Pgd
 from harness.neighbours import nearest_gpu
 from harness.networks.build import build
@@ -28,6 +29,19 @@ def test_random_words_are_the_same():
     assert torch.allclose(
         seeds.normal(9, ids, draw, 100), seeds.normal(9, ids.cuda(), draw.cuda(), 100).cpu(), atol=1e-5
     )
+
+
+def test_global_generators_are_seeded_and_restored():
+    ids = torch.arange(3, 5, device="cuda")
+    torch.manual_seed(1)
+    expected = torch.rand(2, device="cuda")
+    torch.manual_seed(1)
+    drawn = []
+    for _ in range(2):
+        with seeded(7, ids, 0.1):
+            drawn.append(torch.rand(2, device="cuda"))
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(torch.rand(2, device="cuda"), expected)
 
 
 def test_full_float32():

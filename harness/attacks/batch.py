@@ -113,12 +113,16 @@ def seeded(seed: int, ids: Tensor, epsilon: float | None) -> Iterator[None]:
     """The global generators of torch, numpy and random seeded for one batch; as before afterwards.
 
     By the attack's seed, the id of the batch's first image (``ids`` int64 [B]) and the radius: what other
-    batches or radii drew has no effect.
+    batches or radii drew has no effect. Of torch's, that of the CPU and that of the images' device.
     """
     drawn = seeds.derive(seed, "global", int(ids[0]), epsilon)
     of_numpy, of_random = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else []):
-        torch.manual_seed(drawn)
+    gpus = [ids.device.index] if ids.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        # Not torch.manual_seed: without a GPU, or before its first use, it takes a millisecond.
+        torch.default_generator.manual_seed(drawn)
+        for index in gpus:
+            torch.cuda.default_generators[index].manual_seed(drawn)
         np.random.seed(drawn % 2**32)
         random.seed(drawn)
         try:

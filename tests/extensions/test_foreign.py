@@ -1,8 +1,12 @@
 """A network, an attack and a defense from outside in a study, and what becomes of each."""
 
 import json
+import os
 import pickle
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ import torch
 from conftest import images, tiny_study
 from outside import ATTACK, DEFENSE, NETWORK, outside_of
 
+import harness
 from harness.attacks import Attack, perturb
 from harness.attacks.foreign import ForeignAttack
 from harness.defenses.foreign import ForeignDefense
@@ -86,6 +91,22 @@ def test_a_record_is_read_without_the_package_but_not_built(study, package, outs
     again = pickle.loads(pickle.dumps(attack))
     assert again.epsilons == (8 / 255, 0.1)
     assert again.algorithm == f"{package}.attacks.noise"
+
+
+def test_another_process_finds_the_code_by_itself(study, package, outside):
+    """As a worker does, which has the folder on its path and nothing imported."""
+    attack = build(study).attacks["mine"]
+    (outside.folder / "attack.pickle").write_bytes(pickle.dumps(attack))
+    words = "import pickle; print(pickle.load(open('attack.pickle', 'rb')).title)"
+    path = os.pathsep.join([str(Path(harness.__file__).parents[1]), str(outside.folder)])
+    answer = subprocess.run(
+        [sys.executable, "-c", words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=outside.folder,
+    )
+    assert answer.stdout == "Noise\n", answer.stderr
 
 
 def test_an_attack_says_what_plans_need(study):
