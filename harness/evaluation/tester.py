@@ -3,6 +3,8 @@
 Its state follows from its arguments alone, so a lost one is simply built again.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +54,7 @@ class AttackTask:
     protocol: Protocol
     seed: int
     batch_size: int
+    limit_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,27 +83,46 @@ class Tester:
             self._loaded = (stored.cell, from_tensors(fresh, self._store.tensors(stored.cell), device()))
         return self._loaded[1]
 
+    @contextmanager
+    def _using(self, stored: StoredNetwork) -> Iterator[Classifier]:
+        """The network for one task; RuntimeError where its weights are no longer what they were."""
+        network = self._network(stored)
+        before = _versions(network)
+        yield network
+        if _versions(network) != before:
+            self._loaded = None
+            raise RuntimeError(f"the weights of '{stored.cell.title}' changed while it was used")
+
     def log_probabilities(self, task: OutputsTask) -> np.ndarray:
         """float32 [B, classes] on a block of clean training images."""
         pixels = self._dataset.train.pixels[task.block]
-        (output,) = logits(self._network(task.network), pixels, OUTPUTS_BLOCK, device())
+        with self._using(task.network) as network:
+            (output,) = logits(network, pixels, OUTPUTS_BLOCK, device())
         result: np.ndarray = log_softmax(output, dim=1).numpy()
         return result
 
     def attack(self, task: AttackTask) -> list[tuple[dict[str, Any], np.ndarray]]:
         """Rows and images for each epsilon: see ``attack_block``."""
         images = getattr(self._dataset, task.split).take(task.block)
-        network = self._network(task.network)
-        return attack_block(network, images, task.settings, task.protocol, task.seed, task.batch_size)
+        how = (task.settings, task.protocol, task.seed, task.batch_size, task.limit_s)
+        with self._using(task.network) as network:
+            return attack_block(network, images, *how)
 
     def predict(self, task: PredictionTask) -> list[np.ndarray | Failed]:
         """Predictions int64 [N] on each set of test images; a set that can't be read fails alone."""
-        network = self._network(task.network)
+        with self._using(task.network) as network:
 
-        def predicted(images: Cell | None) -> np.ndarray:
-            pixels = (
-                self._dataset.test.pixels if images is None else self._store.tensors(images)["adversarial"]
-            )
-            return predict(network, pixels, task.batch_size, device())
+            def predicted(images: Cell | None) -> np.ndarray:
+                pixels = (
+                    self._dataset.test.pixels
+                    if images is None
+                    else self._store.tensors(images)["adversarial"]
+                )
+                return predict(network, pixels, task.batch_size, device())
 
-        return [attempt(predicted, images) for images in task.images]
+            return [attempt(predicted, images) for images in task.images]
+
+
+def _versions(network: Classifier) -> list[tuple[int, int]]:
+    """Which tensors hold the weights, and how often each was changed: cheap, and no change escapes it."""
+    return [(id(value), value._version) for value in (*network.parameters(), *network.buffers())]

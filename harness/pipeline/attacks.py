@@ -82,6 +82,7 @@ def _tasks(run: Run, attack: PlannedAttack) -> list[AttackTask]:
             study.protocol,
             seed,
             study.batch_size,
+            study.compute.block_limit_s,
         )
         for block in image_blocks(run, attack.split)
     ]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from attack_cases import FROM_OUTSIDE
 from conftest import run_study
 from torch import Tensor, nn
 
@@ -53,7 +54,8 @@ def test_gradients_of_an_attack_are_those_it_takes(settings: dict[str, Any]):
 
 
 def test_every_method_has_a_price():
-    for name, model in ATTACKS.items():
+    for name in ATTACKS.keys() - FROM_OUTSIDE:
+        model = ATTACKS[name]
         settings = model.model_validate(
             {"method": name} | ({"epsilon": (0.1,)} if "epsilon" in model.model_fields else {})
         )
