@@ -89,8 +89,8 @@ def attack(*, norm: Norm, cost: Stated, title: str | None = None) -> Callable[[A
     int64 [B]; the images it returns are like those it got. One with a setting ``epsilon: float`` keeps within
     that radius in ``norm``; one without makes ``norm`` small. It is called for a batch at a time, or, where
     it has a sixth parameter ``batch_size``, for several at once, of which it shows the network so many at a
-    time: one that lets images that are done make room for others needs fewer passes. ``cost`` is how many gradients to the image,
-    each with its forward pass, one image takes at one epsilon.
+    time: one that lets images that are done make room for others needs fewer passes. ``cost`` is how many
+    gradients to the image, each with its forward pass, one image takes at one epsilon.
     """
     return _marked(AttackMark(norm, cost, title))
 
