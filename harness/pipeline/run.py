@@ -69,8 +69,9 @@ class Run:
 
     @cached_property
     def cluster(self) -> Cluster:
-        cluster = self._stack.enter_context(connect(self.study.compute))
-        check_nodes(cluster, self.store)
+        code = getattr(self.plan, "code", {})
+        cluster = self._stack.enter_context(connect(self.study.compute, code))
+        check_nodes(cluster, self.store, code)
         return cluster
 
     @cached_property
