@@ -56,9 +56,10 @@ study_option = click.option(
 
 
 def _find_packages(context: click.Context, parameter: click.Parameter, folders: tuple[Path, ...]) -> None:
-    from harness import extensions
+    if folders:
+        from harness import extensions
 
-    extensions.code_folder(folders)
+        extensions.code_folder(folders)
 
 
 # Takes effect as it is read, before any command looks at its study.
