@@ -187,7 +187,7 @@ def test_own_code_of_one_machine_reaches_the_other(machines: Machines) -> None:
         said = machines.type(submit).stdout
         last = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
         assert last == {"head": text, "worker": text}
-    machines.head.run("cp -r own/mine ~/harness-venv/lib/python3*/site-packages/")
+    machines.head.run("cp -r ~/own/mine ~/harness-venv/lib/python3*/site-packages/")
     failed = machines.type(submit.replace("--code '~/own'", ""), check=False)
     assert failed.returncode == 1
     said = " ".join(failed.stdout.split())
