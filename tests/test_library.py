@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,6 +27,7 @@ from harness.neighbours import learning
 from harness.results.store import Store
 from harness.study.spec import Study
 
+PACKAGE = Path(harness.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs"
 REFERENCE = (DOCS / "library.md").read_text()
 
@@ -72,7 +72,7 @@ print([name for name in ("torch", "ray", "mlflow") if name in sys.modules])
 
 def test_every_name_is_there_and_listed():
     for name in harness._EXPORTS:
-        if name == "extensions" and find_spec("harness.extensions") is None:
+        if name == "extensions" and not list(PACKAGE.glob("extensions*")):
             continue
         value = getattr(harness, name)
         if inspect.isclass(value) or inspect.isfunction(value):
@@ -86,9 +86,8 @@ def test_every_name_is_there_and_listed():
 
 
 def test_types_are_imported_from_where_the_names_are():
-    (block,) = [
-        node for node in ast.parse(Path(harness.__file__).read_text()).body if isinstance(node, ast.If)
-    ]
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
     typed = {
         alias.asname or alias.name: f"{node.module}.{alias.name}" if node.module == "harness" else node.module
         for node in block.body
@@ -97,7 +96,7 @@ def test_types_are_imported_from_where_the_names_are():
     }
     assert typed.items() <= harness._EXPORTS.items()
     assert harness._EXPORTS.keys() - typed.keys() <= {"extensions"}
-    assert Path(harness.__file__).with_name("py.typed").exists()
+    assert (PACKAGE / "py.typed").exists()
 
 
 # --- the bound --------------------------------------------------------------------------------------------
