@@ -241,8 +241,25 @@ def test_attack_takes_bytes_arrays_and_fractions(digits):
     given = (levels.numpy(), labels.numpy().astype(np.int32), "fgsm")
     found = harness.attack(network, *given, epsilon="8/255", ids=np.arange(24))
     assert torch.equal(found.images, expected.images)
-    turned = levels.to(memory_format=torch.channels_last)
-    assert torch.equal(harness.attack(network, turned, labels, "fgsm", epsilon=8 / 255).images, found.images)
+
+
+class Strides(nn.Module):
+    """Ten logits of any images, and whether all that it saw had a new tensor's strides."""
+
+    ordinary = True
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.ordinary &= images.is_contiguous()
+        return images.flatten(1)[:, :10]
+
+
+def test_attack_shows_images_of_ordinary_strides_alone():
+    network = Strides().eval()
+    images = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    turned = images.to(memory_format=torch.channels_last)
+    for given in (images, turned, (255 * turned).to(torch.uint8)):
+        harness.attack(network, given, torch.arange(4), "fgsm", epsilon=0.1)
+    assert network.ordinary
 
 
 def test_attack_leaves_the_network_and_torch_as_they_were(digits):
