@@ -7,7 +7,7 @@ Images are in [0, 1], so is every epsilon; YAML may write one as a fraction ("8/
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -137,6 +137,7 @@ def epsilon_text(epsilon: float) -> str:
     return f"{levels}/255" if is_whole else f"{epsilon:g}"
 
 
+Norm = Literal["linf", "l2", "l1", "l0"]
 # A radius in [0, 1] units of a value; l2 and l1 balls may be larger than 1.
 Radius = Annotated[float, BeforeValidator(_fraction), Field(gt=0)]
 Epsilon = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]

@@ -1,4 +1,4 @@
-"""One step of a study: PGD against the base network and the strongest defended one (V-E).
+"""One step of a study: attacks made against each network itself (V-E).
 
     ray submit cluster.yaml jobs/white_box.py -- cifar10 --data /data --results /shared/results
 

@@ -26,6 +26,10 @@ PGD = Pgd(method="pgd", epsilon=(0.05, 0.3), steps=10, step_divisor=4)
 DDN = Ddn(method="ddn", steps=40)
 
 
+# Methods whose code comes from outside: tests of their own have some (tests/extensions).
+FROM_OUTSIDE = {"foreign"}
+
+
 def like(settings: Any, **changes: Any) -> Any:
     """The same settings but for some."""
     return settings.model_copy(update=changes)

@@ -54,6 +54,7 @@ def evaluation(
         **network.columns,
         "attack": attack,
         "attack_method": attack,
+        "norm": None if attack == "none" else "linf",
         "epsilon": epsilon,
         "step_size": epsilon / divisor if epsilon and divisor else None,
         "source": {"clean": None, "black_box": "base", "white_box": network.columns["name"]}[access],

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from attack_cases import FROM_OUTSIDE
 from brute_force import brute, pairs, scrambled_index
 from conftest import images, run_study
 
 from harness import attacks, seeds
 from harness.attacks import ATTACKS
+from harness.attacks.batch import seeded
 from harness.attacks.gradient_sign import Pgd
 from harness.neighbours import nearest_gpu
 from harness.networks.build import build
@@ -29,6 +31,19 @@ def test_random_words_are_the_same():
     )
 
 
+def test_global_generators_are_seeded_and_restored():
+    ids = torch.arange(3, 5, device="cuda")
+    torch.manual_seed(1)
+    expected = torch.rand(2, device="cuda")
+    torch.manual_seed(1)
+    drawn = []
+    for _ in range(2):
+        with seeded(7, ids, 0.1):
+            drawn.append(torch.rand(2, device="cuda"))
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(torch.rand(2, device="cuda"), expected)
+
+
 def test_full_float32():
     device()
     assert not torch.backends.cudnn.allow_tf32
@@ -36,7 +51,8 @@ def test_full_float32():
 
 
 def _cases():
-    for method, model in ATTACKS.items():
+    for method in sorted(ATTACKS.keys() - FROM_OUTSIDE):
+        model = ATTACKS[method]
         epsilon = {"epsilon": (0.2,)} if "epsilon" in model.model_fields else {}
         for gradients in ("float32", "bfloat16") if "gradients" in model.model_fields else (None,):
             settings = model(method=method, **epsilon, **({"gradients": gradients} if gradients else {}))

@@ -4,13 +4,15 @@ Images are float32 [B, C, H, W] in [0, 1]; networks take such images and return 
 ``attack`` says what an attack is and holds the door through which all are called; ``batch`` has what
 several of them do with a batch of images.
 
-To add one: a class of ``attack.Attack`` in a file of its own, and its line in ``ATTACKS``.
+To add one: a class of ``attack.Attack`` in a file of its own, and its line in ``ATTACKS``. Without touching
+the package: a marked function, see ``harness.extensions``.
 """
 
 from harness.attacks.attack import Attack, norms, perturb
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
 from harness.attacks.deepfool import DeepFool
+from harness.attacks.foreign import ForeignAttack
 from harness.attacks.gradient_sign import Fgsm, Pgd
 from harness.attacks.saliency_map import Jsma, JsmaPairs
 
@@ -24,4 +26,5 @@ ATTACKS: dict[str, type[Attack]] = {
     "cw_l2": CwL2,
     "ddn": Ddn,
     "pgd": Pgd,
+    "foreign": ForeignAttack,
 }

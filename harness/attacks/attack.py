@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.attacks.batch import frozen
-from harness.settings import Settings
+from harness.settings import Norm, Settings
 
 # The classes that an attack makes images leave: those that the network predicts, or the true ones.
 Protocol = Literal["prediction", "label"]
@@ -24,8 +24,6 @@ Gradients = Annotated[
     Literal["float32", "bfloat16"],
     Field(description="arithmetic of gradients; what enters a result is decided in float32 either way"),
 ]
-
-Norm = Literal["linf", "l2", "l1", "l0"]
 
 _TOLERANCE = 1e-6  # float32 rounding of x + epsilon; sums of many values round more
 _RELATIVE_TOLERANCE = {"linf": 0.0, "l2": 1e-4, "l1": 1e-4, "l0": 0.0}
@@ -40,6 +38,7 @@ class Attack(Settings):
 
     title: ClassVar[str]
     revision: ClassVar[int] = 0
+    is_limited: ClassVar[bool] = False  # stopped at a block that takes too long: code that may not end
 
     method: str
 

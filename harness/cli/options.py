@@ -3,7 +3,7 @@
 import functools
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +76,8 @@ class RunOptions:
         return (*self.overrides, *workers)
 
 
-def run_options(function: Callable[[RunOptions], None]) -> Callable[..., None]:
-    """STUDY and the options of whatever runs steps, handed on as one value."""
+def run_options(function: Callable[..., None]) -> Callable[..., None]:
+    """STUDY and the options of whatever runs steps, handed on as one value; a command's own beside it."""
 
     @click.argument("study")
     @overrides_option
@@ -87,7 +87,8 @@ def run_options(function: Callable[[RunOptions], None]) -> Callable[..., None]:
     @tracking_option
     @functools.wraps(function)
     def wrapped(**arguments: Any) -> None:
-        function(RunOptions(**arguments))
+        shared = {field.name: arguments.pop(field.name) for field in fields(RunOptions)}
+        function(RunOptions(**shared), **arguments)
 
     return wrapped
 

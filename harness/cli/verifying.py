@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import data_option, existing_store, results_option
+from harness.cli.options import RunOptions, data_option, existing_store, results_option, run_options
 
 if TYPE_CHECKING:
     from harness.results.store import Store
@@ -49,6 +49,38 @@ def verify(
         is_different = _make_again(store, recompute, seed, data, workers, study)
     if is_different or (is_damaged and not repair):
         sys.exit(1)
+
+
+@click.command()
+@run_options
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    default=6,
+    show_default=True,
+    help="Finished cells to make again with the code as it is now.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Which cells are drawn.")
+def rekey(options: RunOptions, sample: int, seed: int) -> None:
+    """Keep STUDY's cells through an edit of your code that changes no number.
+
+    Makes a sample of them again; where all values are equal, the cells get the keys of the edited code and
+    nothing is made anew. `harness tables` says so ever after. Exit code 1 where a value differs.
+    """
+    from harness.pipeline.rekey import rekey as give_new_keys
+    from harness.results import locking
+    from harness.study.reading import load
+
+    study = load(options.study, options.changes)
+    store = existing_store(options.results)
+    with locking.only_driver(store.local_root, study.name, click.echo):
+        found = give_new_keys(study, store, options.data, sample, seed)
+    for cell in found.sample:
+        click.echo(f"made again: {cell.title}: {'; '.join(cell.differences) or 'identical'}")
+    if not found.cells:
+        click.echo("the code changed what it makes: `harness run` makes its cells anew")
+        sys.exit(1)
+    click.echo(f"{found.cells} cells have new keys")
 
 
 def _read_back(store: "Store", repair: bool) -> bool:

@@ -14,7 +14,6 @@ from harness.cluster import nodes
 from harness.data.datasets import Images
 from harness.defenses.defense import Defense
 from harness.errors import HarnessError
-from harness.networks import Architecture
 from harness.networks.build import build
 from harness.networks.classifier import Classifier, from_tensors, to_tensor, to_tensors
 from harness.networks.device import device
@@ -37,7 +36,6 @@ class Material:
     [N], of the bound; ``base_outputs``: log-probabilities of base networks float32 [N, classes] by seed.
     """
 
-    network: Architecture
     classes: int
     train: Images
     test: Images
@@ -92,7 +90,7 @@ class Rank:
         """Start a training, or go on where its checkpoint says."""
         material, on = self._material, device()
         seed = derive(network.seed, "training", *network.draws)
-        model = self._built(seed, initial=network.base is None)
+        model = self._built(network, seed, initial=network.base is None)
         if network.base is not None:
             from_tensors(model, material.bases[network.seed], on)
         objective = self._objective(network, seed, on)
@@ -108,9 +106,9 @@ class Rank:
         self._agree()
         self._finish()
 
-    def _built(self, seed: int, initial: bool) -> Classifier:
+    def _built(self, network: Network, seed: int, initial: bool) -> Classifier:
         material = self._material
-        return build(material.network, material.train.pixels, material.classes, seed, initial=initial)
+        return build(network.architecture, material.train.pixels, material.classes, seed, initial=initial)
 
     def _objective(self, network: Network, seed: int, on: torch.device) -> Objective:
         inputs = self._inputs(network, on)
@@ -141,12 +139,12 @@ class Rank:
             distance=given(material.distance) if needs.bound else None,
             base_outputs=given(material.base_outputs[network.seed]) if needs.base_outputs else None,
             adversarial=given(images),
-            other_bases=tuple(self._fixed(cell, on) for cell in network.other_bases),
+            other_bases=tuple(self._fixed(network, cell, on) for cell in network.other_bases),
         )
 
-    def _fixed(self, cell: Cell, on: torch.device) -> Classifier:
-        """A network that is used and not trained."""
-        return from_tensors(self._built(0, initial=False), self._store.tensors(cell), on)
+    def _fixed(self, network: Network, cell: Cell, on: torch.device) -> Classifier:
+        """Another network of the same architecture, which is used and not trained."""
+        return from_tensors(self._built(network, 0, initial=False), self._store.tensors(cell), on)
 
     def epoch(self) -> dict[str, Any]:
         """One epoch more, if one is left; the last row, and whether the training is done."""

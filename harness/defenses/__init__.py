@@ -1,12 +1,14 @@
 """What trainings minimise: methods that make a robust network of the base network by training it on.
 
 ``defense`` is the contract. To add one: a file like ``trades``, and its line in ``DEFENSES``; a study names
-it in ``defenses``, and the tables have rows for it.
+it in ``defenses``, and the tables have rows for it. Without touching the package: a marked function, see
+``harness.extensions``.
 """
 
 from harness.defenses.adversarial_images import AdversarialImages
 from harness.defenses.defense import Defense
 from harness.defenses.ensemble import Ensemble
+from harness.defenses.foreign import ForeignDefense
 from harness.defenses.imperceptible_bound import ImperceptibleBound
 from harness.defenses.pgd_training import PgdTraining
 from harness.defenses.trades import Trades
@@ -18,4 +20,5 @@ DEFENSES: dict[str, type[Defense]] = {
     "pgd_training": PgdTraining,
     "trades": Trades,
     "ensemble": Ensemble,
+    "foreign": ForeignDefense,
 }

@@ -1,6 +1,7 @@
 """What a defense is: a training that goes on from the base network, its settings and its objective."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -56,7 +57,7 @@ class Defense(TrainingSettings):
 
         A network's name holds this, and must not change when a grid grows.
         """
-        return " ".join(f"{name}={_text(name, getattr(self, name))}" for name in self.grid())
+        return label_of({name: getattr(self, name) for name in self.grid()})
 
     def draws(self, neighbours: str) -> tuple[str, ...]:
         """The names under which the training's randomness is derived from a study's seed: its own settings.
@@ -68,7 +69,14 @@ class Defense(TrainingSettings):
         return (self.method, *(repr(getattr(self, name)) for name in own))
 
 
+def label_of(settings: Mapping[str, Any]) -> str:
+    """Single settings by name: 'epsilon=8/255 beta=6'."""
+    return " ".join(f"{name}={_text(name, value)}" for name, value in settings.items())
+
+
 def _text(name: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
     if name == "epsilon":
         return epsilon_text(value)
     short = f"{value:g}"

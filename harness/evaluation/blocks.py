@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from harness.attacks.attack import Attack, Protocol, norms, perturb
-from harness.attacks.batch import logits
+from harness.attacks.batch import logits, time_limit
 from harness.data.datasets import Images
 from harness.networks.classifier import Classifier, as_input, to_tensor
 from harness.networks.device import device
@@ -27,19 +27,27 @@ def blocks(count: int, size: int) -> list[slice]:
 
 
 def attack_block(
-    network: Classifier, images: Images, settings: Attack, protocol: Protocol, seed: int, batch_size: int
+    network: Classifier,
+    images: Images,
+    settings: Attack,
+    protocol: Protocol,
+    seed: int,
+    batch_size: int,
+    limit_s: float | None = None,
 ) -> list[tuple[dict[str, Any], np.ndarray]]:
     """Attack one block: for each epsilon the rows by column, and the adversarial images float32 [B, C, H, W].
 
     The attack starts from the network's prediction (the paper's protocol) or the true label; ``batch_size``
-    images are in the network at once.
+    images are in the network at once. RuntimeError for an attack that may not end (``Attack.is_limited``) and
+    takes longer than ``limit_s``.
     """
     on = device()
     clean = as_input(to_tensor(images.pixels, on))
     predicted = logits(network, clean, batch_size).argmax(1)
     start = to_tensor(images.labels, on) if protocol == "label" else predicted
     began = time.perf_counter()
-    made = perturb(network, clean, start, to_tensor(images.ids, on), settings, seed, batch_size)
+    with time_limit(limit_s if settings.is_limited else None, settings.algorithm):
+        made = perturb(network, clean, start, to_tensor(images.ids, on), settings, seed, batch_size)
     # One gradient serves every epsilon: the time is the block's, shared out evenly.
     seconds = (time.perf_counter() - began) / (len(images.ids) * len(made))
     return [
@@ -69,15 +77,6 @@ def _rows(
         **norms(clean, adversarial),
         "attack_s": np.full(len(images.ids), seconds),
     }
-
-
-def white_box_block(
-    network: Classifier, images: Images, settings: Attack, protocol: Protocol, seed: int, batch_size: int
-) -> np.ndarray:
-    """Predictions int64 [B] on images made against this very network, by an attack of one epsilon."""
-    ((rows, _),) = attack_block(network, images, settings, protocol, seed, batch_size)
-    predicted: np.ndarray = rows["adversarial_predicted"]
-    return predicted
 
 
 def stack(parts: list[dict[str, Any]]) -> dict[str, np.ndarray]:

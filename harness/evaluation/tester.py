@@ -3,6 +3,8 @@
 Its state follows from its arguments alone, so a lost one is simply built again.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch.nn.functional import log_softmax
 from harness.attacks.attack import Attack, Protocol
 from harness.data.datasets import Dataset
 from harness.errors import Failed, attempt
-from harness.evaluation.blocks import attack_block, white_box_block
+from harness.evaluation.blocks import attack_block
 from harness.networks import Architecture
 from harness.networks.build import build
 from harness.networks.classifier import Classifier, from_tensors, logits, predict
@@ -25,32 +27,41 @@ OUTPUTS_BLOCK = 256  # images; not the study's batch size, on which a training m
 
 
 @dataclass(frozen=True)
+class StoredNetwork:
+    """A trained network: what it is built of, and the cell with its weights."""
+
+    architecture: Architecture
+    cell: Cell
+
+
+@dataclass(frozen=True)
 class OutputsTask:
     """The outputs of a network on a block of the training images."""
 
-    network: Cell
+    network: StoredNetwork
     block: slice
 
 
 @dataclass(frozen=True)
 class AttackTask:
-    """An attack on a network, from its weights' cell, for a block of a split's images; ``name`` is shown."""
+    """An attack on a network for a block of a split's images; ``name`` is shown."""
 
     name: str
-    network: Cell
+    network: StoredNetwork
     settings: Attack
     split: str
     block: slice
     protocol: Protocol
     seed: int
     batch_size: int
+    limit_s: float | None = None
 
 
 @dataclass(frozen=True)
 class PredictionTask:
     """A network on several sets of images: the adversarial ones of a cell each, or (None) the clean ones."""
 
-    network: Cell
+    network: StoredNetwork
     images: tuple[Cell | None, ...]
     batch_size: int
 
@@ -58,47 +69,60 @@ class PredictionTask:
 class Tester:
     """The state of a worker: the images, and the network it used last."""
 
-    def __init__(self, architecture: Architecture, store: Store, dataset: Dataset) -> None:
+    def __init__(self, store: Store, dataset: Dataset) -> None:
         # One core a worker, also where the work runs in this process: another number of threads sums in
         # another order, and the last bits decide on which side DeepFool's images lie.
         torch.set_num_threads(1)
-        self._architecture, self._store, self._dataset = architecture, store, dataset
+        self._store, self._dataset = store, dataset
         self._loaded: tuple[Cell, Classifier] | None = None
 
-    def _network(self, cell: Cell) -> Classifier:
-        if self._loaded is None or self._loaded[0] != cell:
+    def _network(self, stored: StoredNetwork) -> Classifier:
+        if self._loaded is None or self._loaded[0] != stored.cell:
             pixels, classes = self._dataset.train.pixels, len(self._dataset.classes)
-            fresh = build(self._architecture, pixels, classes, 0, initial=False)
-            self._loaded = (cell, from_tensors(fresh, self._store.tensors(cell), device()))
+            fresh = build(stored.architecture, pixels, classes, 0, initial=False)
+            self._loaded = (stored.cell, from_tensors(fresh, self._store.tensors(stored.cell), device()))
         return self._loaded[1]
+
+    @contextmanager
+    def _using(self, stored: StoredNetwork) -> Iterator[Classifier]:
+        """The network for one task; RuntimeError where its weights are no longer what they were."""
+        network = self._network(stored)
+        before = _versions(network)
+        yield network
+        if _versions(network) != before:
+            self._loaded = None
+            raise RuntimeError(f"the weights of '{stored.cell.title}' changed while it was used")
 
     def log_probabilities(self, task: OutputsTask) -> np.ndarray:
         """float32 [B, classes] on a block of clean training images."""
         pixels = self._dataset.train.pixels[task.block]
-        (output,) = logits(self._network(task.network), pixels, OUTPUTS_BLOCK, device())
+        with self._using(task.network) as network:
+            (output,) = logits(network, pixels, OUTPUTS_BLOCK, device())
         result: np.ndarray = log_softmax(output, dim=1).numpy()
         return result
 
     def attack(self, task: AttackTask) -> list[tuple[dict[str, Any], np.ndarray]]:
         """Rows and images for each epsilon: see ``attack_block``."""
         images = getattr(self._dataset, task.split).take(task.block)
-        network = self._network(task.network)
-        return attack_block(network, images, task.settings, task.protocol, task.seed, task.batch_size)
-
-    def white_box(self, task: AttackTask) -> np.ndarray:
-        """Predictions int64 [B]: see ``white_box_block``."""
-        images = getattr(self._dataset, task.split).take(task.block)
-        network = self._network(task.network)
-        return white_box_block(network, images, task.settings, task.protocol, task.seed, task.batch_size)
+        how = (task.settings, task.protocol, task.seed, task.batch_size, task.limit_s)
+        with self._using(task.network) as network:
+            return attack_block(network, images, *how)
 
     def predict(self, task: PredictionTask) -> list[np.ndarray | Failed]:
         """Predictions int64 [N] on each set of test images; a set that can't be read fails alone."""
-        network = self._network(task.network)
+        with self._using(task.network) as network:
 
-        def predicted(images: Cell | None) -> np.ndarray:
-            pixels = (
-                self._dataset.test.pixels if images is None else self._store.tensors(images)["adversarial"]
-            )
-            return predict(network, pixels, task.batch_size, device())
+            def predicted(images: Cell | None) -> np.ndarray:
+                pixels = (
+                    self._dataset.test.pixels
+                    if images is None
+                    else self._store.tensors(images)["adversarial"]
+                )
+                return predict(network, pixels, task.batch_size, device())
 
-        return [attempt(predicted, images) for images in task.images]
+            return [attempt(predicted, images) for images in task.images]
+
+
+def _versions(network: Classifier) -> list[tuple[int, int]]:
+    """Which tensors hold the weights, and how often each was changed: cheap, and no change escapes it."""
+    return [(id(value), value._version) for value in (*network.parameters(), *network.buffers())]

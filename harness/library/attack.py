@@ -14,12 +14,11 @@ from harness.attacks import ATTACKS
 from harness.attacks.attack import Attack, Protocol, norms, perturb
 from harness.attacks.batch import logits
 from harness.errors import HarnessError, did_you_mean
+from harness.extensions import FOREIGN
 from harness.library.bound import Bound, as_array
 from harness.networks.classifier import as_input
 from harness.networks.device import device
 from harness.settings import Mistakes, validated
-
-_FOREIGN = "foreign"  # the word in ATTACKS for what a `use` names
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +123,7 @@ def _settings(method: str, epsilon: float | str | None, given: Mapping[str, Any]
     plain = {name: _plain(value) for name, value in given.items()}
     radius = {} if epsilon is None else {"epsilon": [_plain(epsilon)]}
     is_foreign = ":" in method or "/" in method
-    word = _FOREIGN if is_foreign else method
+    word = FOREIGN if is_foreign else method
     if word not in ATTACKS:
         raise HarnessError(f"unknown attack method '{method}'{did_you_mean(method, ATTACKS)}")
     values = {"use": method, "settings": {**radius, **plain}} if is_foreign else {**radius, **plain}
@@ -151,7 +150,8 @@ def _explained(method: str, error: Mistakes) -> str:
     lines = []
     for path, said in error.below:
         if not any(other.startswith(f"{path}.") for other in paths):
-            place = path.replace("epsilon.0", "epsilon")  # the one epsilon was handed on as a list
+            # As they were given: by keyword, and one epsilon, which was handed on as a list.
+            place = path.removeprefix("settings.").replace("epsilon.0", "epsilon")
             lines.append(f"  {place}: {said}")
     head = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
     return f"the attack '{method}' has {head}:\n" + "\n".join(lines)

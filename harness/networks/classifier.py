@@ -24,6 +24,7 @@ class Architecture(Settings):
     revision: ClassVar[int] = 0
 
     architecture: str  # narrowed to the Literal that a study names it by
+    weights: str | None = None
 
     @property
     def algorithm(self) -> str:

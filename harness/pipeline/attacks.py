@@ -1,18 +1,19 @@
-"""III-B: adversarial images, made on the base networks."""
+"""III-B: adversarial images, made on the base networks; and how any attack on any network is made."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from harness.errors import Failed
 from harness.evaluation.blocks import BATCHES_PER_BLOCK, blocks, stack
-from harness.evaluation.tester import AttackTask, Tester
+from harness.evaluation.tester import AttackTask, StoredNetwork, Tester
 from harness.pipeline.run import Run, StepWork
-from harness.results.cells import Cell, hardware
+from harness.results.cells import Cell
 from harness.seeds import derive
+from harness.study.attacks import PlannedAttack
 from harness.study.costs import Price, Quote, table_bytes
-from harness.study.plan import PlannedAttack
 
 
 def _cells(run: Run) -> Iterable[Cell]:
@@ -20,31 +21,44 @@ def _cells(run: Run) -> Iterable[Cell]:
 
 
 def _make(run: Run) -> int:
-    missing = run.todo(_cells(run))
-    feasible = run.feasible("attack", missing)
-    parts = [_part(attack, feasible) for attack in run.plan.attacks]
-    todo = [part for part in parts if part.cells]
+    return make(run, "attack", run.plan.attacks)
+
+
+def make(run: Run, step: str, planned: Sequence[PlannedAttack], done: int = 0) -> int:
+    """Make the missing cells of these attacks; how many were tried. ``done`` of the step's are not theirs."""
+    missing = run.todo([cell for attack in planned for cell in attack.cells])
+    feasible = run.feasible(step, missing)
+    todo = [part for part in (_part(attack, feasible) for attack in planned) if part.cells]
     total = sum(len(getattr(run.dataset, attack.split).ids) for attack in todo)
-    planned = sum(len(attack.cells) for attack in run.plan.attacks)
-    run.progress.begin("attack", total, "images", planned - len(missing))
+    cells = sum(len(attack.cells) for attack in planned)
+    run.progress.begin(step, total, "images", done + cells - len(missing))
     if todo:
 
         def on_task(task: AttackTask) -> None:
             note = f"{task.name} on {task.split} images"
-            run.progress.advance("attack", task.block.stop - task.block.start, note)
+            run.progress.advance(step, task.block.stop - task.block.start, note)
 
         groups = [(attack, _tasks(run, attack)) for attack in todo]
-        arguments = (run.study.network, run.store, run.shared_dataset)
+        arguments = (run.store, run.shared_dataset)
         for attack, results in run.gather(Tester, arguments, Tester.attack, groups, on_task):
             if isinstance(results, Failed):
                 run.fail(attack.cells, results)
                 continue
             for cell, pieces in zip(attack.cells, zip(*results, strict=True), strict=True):
-                images = np.concatenate([images for _, images in pieces])
-                rows = stack([rows for rows, _ in pieces])
-                run.store.write(cell, rows, {"adversarial": images}, **hardware())
-    run.progress.end("attack")
+                _keep(run, attack, cell, pieces)
+    run.progress.end(step)
     return len(missing)
+
+
+def _keep(
+    run: Run, attack: PlannedAttack, cell: Cell, pieces: Sequence[tuple[dict[str, Any], np.ndarray]]
+) -> None:
+    """Write one epsilon's cell, of the blocks' rows and images in order."""
+    rows: dict[str, Any] = stack([rows for rows, _ in pieces])
+    images = np.concatenate([images for _, images in pieces]) if attack.keeps_images else None
+    if cell.table == "evaluation":
+        rows["prediction"] = rows["adversarial_predicted"]
+    run.keep(cell, rows, None if images is None else {"adversarial": images})
 
 
 def _part(attack: PlannedAttack, feasible: Container[Cell]) -> PlannedAttack:
@@ -56,18 +70,19 @@ def _part(attack: PlannedAttack, feasible: Container[Cell]) -> PlannedAttack:
 
 
 def _tasks(run: Run, attack: PlannedAttack) -> list[AttackTask]:
-    study = run.study
-    seed = derive(attack.network.seed, "attack", attack.name)
+    study, network = run.study, attack.network
+    seed = derive(network.seed, *attack.draws)
     return [
         AttackTask(
             attack.name,
-            attack.network.cell,
+            StoredNetwork(network.architecture, network.cell),
             attack.settings,
             attack.split,
             block,
             study.protocol,
             seed,
             study.batch_size,
+            study.compute.block_limit_s,
         )
         for block in image_blocks(run, attack.split)
     ]
@@ -80,15 +95,21 @@ def image_blocks(run: Run, split: str) -> list[slice]:
 
 
 def _price(quote: Quote) -> Price:
+    return attack_price("attack", quote.plan.attacks, quote)
+
+
+def attack_price(step: str, attacks: Iterable[PlannedAttack], quote: Quote) -> Price:
+    """Of attacks, each a cell for every epsilon."""
     size, plan = quote.size, quote.plan
-    gradients, written, blocks_of_images = 0.0, 0, 0
-    for attack in plan.attacks:
+    cells, gradients, written, blocks_of_images = 0, 0.0, 0, 0
+    for attack in attacks:
         count = quote.count(attack.split)
+        image_bytes = 4 * size.values * count if attack.keeps_images else 0
         gradients += count * attack.settings.cost(size.classes, size.values)
-        written += len(attack.cells) * (4 * size.values * count + table_bytes("attack", count))
+        written += len(attack.cells) * (image_bytes + table_bytes("attack", count))
         blocks_of_images += -(-count // (BATCHES_PER_BLOCK * plan.study.batch_size))
-    cells = sum(len(attack.cells) for attack in plan.attacks)
-    return Price("attack", cells, gradients / quote.rates.gradients, blocks_of_images, written)
+        cells += len(attack.cells)
+    return Price(step, cells, gradients / quote.rates.gradients, blocks_of_images, written)
 
 
 WORK = {"attack": StepWork(_cells, _make, _price)}

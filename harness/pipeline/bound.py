@@ -7,7 +7,7 @@ from harness.errors import Failed
 from harness.neighbours import learning, shards
 from harness.neighbours.searcher import Searcher
 from harness.pipeline.run import Run, StepWork
-from harness.results.cells import Cell, hardware
+from harness.results.cells import Cell
 from harness.study.costs import Price, Quote, table_bytes
 
 
@@ -33,9 +33,7 @@ def _make(run: Run) -> int:
                 run.fail([todo[split]], results)
                 continue
             parts = list(zip(cut[split], results, strict=True))
-            run.store.write(
-                todo[split], shards.bound_rows(getattr(run.dataset, split), train, parts), **hardware()
-            )
+            run.keep(todo[split], shards.bound_rows(getattr(run.dataset, split), train, parts))
     run.progress.end("bound")
     return len(todo)
 

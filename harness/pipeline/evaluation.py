@@ -1,18 +1,17 @@
 """V-C to V-E: every network on every set of images, and the white box."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from harness.errors import Failed
-from harness.evaluation.blocks import BATCHES_PER_BLOCK
-from harness.evaluation.tester import AttackTask, PredictionTask, Tester
-from harness.pipeline.attacks import image_blocks
-from harness.pipeline.run import Run, StepWork, keep_record, white_box_cells
-from harness.results.cells import Cell, hardware
-from harness.seeds import derive
+from harness.evaluation.tester import PredictionTask, StoredNetwork, Tester
+from harness.pipeline import attacks
+from harness.pipeline.run import Run, StepWork
+from harness.results.cells import Cell
 from harness.study.costs import Price, Quote, table_bytes
-from harness.study.plan import Evaluation
+from harness.study.evaluations import Evaluation
 
 
 def _black_box_cells(run: Run) -> Iterable[Cell]:
@@ -26,7 +25,7 @@ def _black_box(run: Run) -> int:
     run.progress.begin("black-box", len(todo), "cells", len(run.plan.black_box) - len(missing))
     if todo:
         groups = [(mine, [_prediction(run, mine)]) for mine in _by_network(todo)]
-        arguments = (run.study.network, run.store, run.shared_dataset)
+        arguments = (run.store, run.shared_dataset)
         for mine, results in run.gather(Tester, arguments, Tester.predict, groups):
             predictions = [results] * len(mine) if isinstance(results, Failed) else results[0]
             for evaluation, predicted in zip(mine, predictions, strict=True):
@@ -46,50 +45,8 @@ def _by_network(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
 
 def _prediction(run: Run, evaluations: list[Evaluation]) -> PredictionTask:
     images = tuple(evaluation.images for evaluation in evaluations)
-    return PredictionTask(evaluations[0].network.cell, images, run.study.batch_size)
-
-
-def _white_box_cells(run: Run) -> Iterable[Cell]:
-    """None while the strongest networks are not known."""
-    return [evaluation.cell for evaluation in white_box_cells(run)]
-
-
-def _white_box(run: Run) -> int:
-    keep_record(run)
-    wanted = white_box_cells(run)
-    if not wanted:  # a network was not tried: say which
-        run.lacking(
-            "white-box", (network.cell for network in (*run.plan.bases, *run.plan.trained_by("defense")))
-        )
-    missing = run.todo(evaluation.cell for evaluation in wanted)
-    feasible = run.feasible("white-box", missing)
-    todo = [evaluation for evaluation in wanted if evaluation.cell in feasible]
-    groups = [(evaluation, _attacks(run, evaluation)) for evaluation in todo]
-    total = sum(len(tasks) for _, tasks in groups)
-    run.progress.begin("white-box", total, "blocks", len(wanted) - len(missing))
-    if todo:
-
-        def on_task(_: AttackTask) -> None:
-            run.progress.advance("white-box")
-
-        arguments = (run.study.network, run.store, run.shared_dataset)
-        for evaluation, results in run.gather(Tester, arguments, Tester.white_box, groups, on_task):
-            _finish(run, evaluation, results if isinstance(results, Failed) else np.concatenate(results))
-    run.progress.end("white-box")
-    return len(missing)
-
-
-def _attacks(run: Run, evaluation: Evaluation) -> list[AttackTask]:
-    """The blocks of a white-box attack on a network."""
-    assert evaluation.settings is not None, "only the white box attacks here"
-    network, study = evaluation.network, run.study
-    seed = derive(network.seed, "white_box")
-    return [
-        AttackTask(
-            "pgd", network.cell, evaluation.settings, "test", block, study.protocol, seed, study.batch_size
-        )
-        for block in image_blocks(run, "test")
-    ]
+    network = evaluations[0].network
+    return PredictionTask(StoredNetwork(network.architecture, network.cell), images, run.study.batch_size)
 
 
 def _finish(run: Run, evaluation: Evaluation, predictions: np.ndarray | Failed) -> None:
@@ -98,8 +55,7 @@ def _finish(run: Run, evaluation: Evaluation, predictions: np.ndarray | Failed) 
         run.fail([evaluation.cell], predictions)
         return
     test = run.dataset.test
-    rows = {"image_id": test.ids, "label": test.labels, "prediction": predictions}
-    run.store.write(evaluation.cell, rows, **hardware())
+    run.keep(evaluation.cell, {"image_id": test.ids, "label": test.labels, "prediction": predictions})
 
 
 def _black_box_price(quote: Quote) -> Price:
@@ -109,14 +65,43 @@ def _black_box_price(quote: Quote) -> Price:
     return Price("black-box", cells, seconds, len(quote.plan.networks), written)
 
 
+# --- the white box ----------------------------------------------------------------------------------------
+
+
+def _white_box_cells(run: Run) -> Iterable[Cell]:
+    return run.plan.white_box_cells()
+
+
+def _white_box(run: Run) -> int:
+    copied = _copy_measured(run)
+    return copied + attacks.make(run, "white-box", run.plan.white_box, len(run.plan.measured))
+
+
+_MEASURED = ("image_id", "label", "l0", "mean_l1", "l2", "linf", "attack_s")
+
+
+def _copy_measured(run: Run) -> int:
+    """What the attacks on the base networks measured there is their white box."""
+    images = {evaluation.cell: evaluation.images for evaluation in run.plan.measured}
+    missing = run.todo(images)
+    feasible = run.feasible("white-box", missing)
+    for cell in missing:
+        source = images[cell]
+        if cell in feasible and source is not None:
+            made = run.store.read(source).to_pydict()
+            rows = {name: made[name] for name in _MEASURED}
+            run.keep(cell, {**rows, "prediction": made["adversarial_predicted"]})
+    return len(missing)
+
+
 def _white_box_price(quote: Quote) -> Price:
-    """Of the base network and the strongest defended one, for every seed."""
-    white, test = quote.plan.study.white_box, quote.size.test
-    networks = 2 if quote.plan.trained_by("defense") else 1
-    cells = networks * len(quote.plan.bases) * len(white.epsilon) * len(white.step_divisors)
-    seconds = cells * test * white.steps * white.restarts / quote.rates.gradients
-    blocks = -(-test // (BATCHES_PER_BLOCK * quote.plan.study.batch_size))
-    return Price("white-box", cells, seconds, cells * blocks, cells * table_bytes("evaluation", test))
+    price = attacks.attack_price("white-box", quote.plan.white_box, quote)
+    copied = len(quote.plan.measured)
+    return replace(
+        price,
+        cells=price.cells + copied,
+        bytes=price.bytes + copied * table_bytes("attack", quote.size.test),
+    )
 
 
 WORK = {

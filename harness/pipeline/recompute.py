@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.errors import HarnessError
-from harness.pipeline.run import Run, Silent, check, white_box_cells, work_of
+from harness.pipeline.run import Run, Silent, check, work_of
 from harness.pipeline.steps import STEPS, Step
 from harness.results import locking
 from harness.results.cells import Cell
@@ -74,8 +74,14 @@ def _study(store: Store, settings: Study, drawn: dict[str, str], data: Path | No
     """Make the drawn cells of a study again, step by step: path -> step."""
     steps = tuple(set(drawn.values()))
     run = check(settings, store, data, Silent(), steps)
-    run.chosen = white_box_cells(run)
     wanted = {step: _among(work_of(step).cells(run), drawn) for step in STEPS if step.name in steps}
+    code = store.studies()[settings.name]["about"].get("code", {})
+    if moved := [package for package, digest in run.plan.code.items() if code.get(package) != digest]:
+        names = " and ".join(f"'{package}'" for package in moved)
+        raise HarnessError(
+            f"{names} is no longer the code that the cells of study '{settings.name}' were made with: "
+            f"`harness run` makes them anew, `harness rekey` keeps them if nothing changes"
+        )
     if sum(map(len, wanted.values())) < len(drawn):
         raise HarnessError(
             f"the data in '{data}' are not those of study '{settings.name}': "
@@ -104,22 +110,24 @@ def _step(run: Run, store: Store, step: Step, wanted: list[Cell]) -> Iterator[Fi
         work_of(step).make(run)
         for cell in wanted:
             failure = run.failed.get(cell.title)
-            reasons = (failure.reason,) if failure else differences(cell, store, run.store)
+            reasons = (failure.reason,) if failure else differences(cell, store, cell, run.store)
             yield Finding(run.study.name, cell.title, reasons)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def differences(cell: Cell, first: Store, second: Store) -> tuple[str, ...]:
-    """In what a cell's values and tensors differ between two stores, but for times and places."""
+def differences(cell: Cell, store: Store, again: Cell, other: Store) -> tuple[str, ...]:
+    """In what a cell's values and tensors differ from those made ``again``, but for times and places."""
     found = []
-    ours, theirs = first.read(cell), second.read(cell)
+    ours, theirs = store.read(cell), other.read(again)
     for column in SCHEMAS[cell.table].measured:
+        if column in ("cell", "network"):
+            continue  # keys: equal, or those of the same code before and after an edit
         a, b = ours[column], theirs[column]
         if not a.equals(b):
             found.append(f"{column}: {_rows(a, b)}")
-    if first.metadata(cell.path)["artifact"]:
-        before, after = first.tensors(cell), second.tensors(cell)
+    if store.metadata(cell.path)["artifact"]:
+        before, after = store.tensors(cell), other.tensors(again)
         for name in sorted(before):
             if name not in after or not np.array_equal(before[name], after[name]):
                 found.append(f"tensor {name}: {_tensors(before[name], after.get(name))}")

@@ -1,6 +1,6 @@
 """A study being run: what its steps share, and the ways in which they find, make and give up cells."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,20 +8,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+
+from harness import extensions
 from harness.cluster.connection import connect
 from harness.cluster.nodes import check_nodes
 from harness.cluster.workers import Cluster
 from harness.data import datasets
-from harness.defenses import DEFENSES
 from harness.errors import Failed, HarnessError
+from harness.extensions import Moved
 from harness.pipeline.steps import ALL_STEPS, STEPS, Step
-from harness.results.cells import Cell
+from harness.results.cell_file import Rows
+from harness.results.cells import Cell, hardware
 from harness.results.store import Store
 from harness.study import record
 from harness.study.costs import Price, Quote
-from harness.study.plan import Evaluation, Plan, plan, white_box
+from harness.study.plan import Plan, packages, plan
 from harness.study.spec import BASE, Study
-from harness.study.trainings import Network
 
 T = TypeVar("T")
 
@@ -47,9 +50,8 @@ class Run:
     """A study being run. The data set and the cluster are there once something is missing.
 
     ``failed`` are the cells that could not be made, and why; they are holes in the tables until a next run
-    makes them. ``only`` leaves all other cells alone. ``chosen`` are the white box's cells, where the store
-    does not say them. ``knows_weights``: whether the plan's keys are those of the network's initial weights,
-    which a run of the bound alone does not ask for.
+    makes them. ``only`` leaves all other cells alone. ``knows_networks``: whether the plan's keys are those
+    of the networks' weights and code from outside, which a run of the bound alone does not ask for.
     """
 
     study: Study
@@ -57,10 +59,9 @@ class Run:
     data: Path | None
     plan: Plan
     progress: Progress
-    knows_weights: bool = True
+    knows_networks: bool = True
     failed: dict[str, Failed] = field(default_factory=dict)  # by title
     only: frozenset[Cell] | None = None
-    chosen: tuple[Evaluation, ...] = ()
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @cached_property
@@ -105,7 +106,7 @@ class Run:
         for need in self.missing(dict.fromkeys(needs)):
             reason = self.store.failure(need)
             if reason is None:
-                earlier, name = step_of(need), self.study.name
+                earlier, name = self.step_of(need), self.study.name
                 raise HarnessError(
                     f"'{step}' starts from what '{earlier}' makes, and '{need.title}' is missing: "
                     f"run `harness {earlier} {name}` first, or all steps with `harness run {name}`"
@@ -123,7 +124,20 @@ class Run:
                 self.fail([cell], Failed(waiting, waits=True))
         return {cell for cell in cells if not reasons.keys() & cell.needs}
 
+    def step_of(self, cell: Cell) -> str:
+        """The step that makes a cell from which others are made."""
+        if cell.table != "training":
+            return cell.table
+        return next(network.step for network in self.plan.networks if network.cell == cell)
+
     # --- the work of a step ---
+
+    def keep(self, cell: Cell, rows: Rows, tensors: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write a finished cell; one whose code from outside is no longer what it was planned with fails."""
+        try:
+            self.store.write(cell, rows, tensors, **hardware())
+        except Moved as error:
+            self.fail([cell], Failed(str(error)))
 
     def gather(
         self,
@@ -186,14 +200,6 @@ def price(quote: Quote) -> list[Price]:
     return [work_of(step).price(quote) for step in STEPS]
 
 
-def step_of(cell: Cell) -> str:
-    """The step that makes a cell from which others are made."""
-    if cell.table != "training":
-        return cell.table
-    method = cell.partition["method"]
-    return "base-network" if method == BASE else DEFENSES[method].step
-
-
 def prepare(
     study: Study, store: Store, data: Path | None, progress: Progress, steps: tuple[str, ...] = ALL_STEPS
 ) -> Run:
@@ -214,26 +220,37 @@ def check(
     datasets.prepare(study.dataset, data)
     # The bound's cells do not depend on any network.
     uses_network = any(step.table != "bound" for step in STEPS if step.name in steps)
-    weights = study.network.initial_weights() if uses_network else None
-    planned = plan(study, datasets.fingerprint(study.dataset, data), weights)
-    return Run(study, store, data, planned, progress, knows_weights=uses_network)
+    weights, code = _outside(study) if uses_network else ({}, {})
+    planned = plan(study, datasets.fingerprint(study.dataset, data), weights, code)
+    return Run(study, store, data, planned, progress, knows_networks=uses_network)
 
 
-def keep_record(run: Run) -> None:
-    """Tell the store which cells the study's tables are made from, and what it is to measure."""
+def _outside(study: Study) -> tuple[dict[str, str], dict[str, str]]:
+    """Digests of what a study takes from outside: files with weights by network, code by package."""
+    starts = {BASE: study.network, **study.models}
+    weights = {name: architecture.initial_weights() for name, architecture in starts.items()}
+    code = {package: extensions.digest(package) for package in packages(study)}
+    return {name: digest for name, digest in weights.items() if digest is not None}, code
+
+
+def keep_record(run: Run, rekeyed: Mapping[str, Any] | None = None) -> None:
+    """Tell the store which cells the study's tables are made from, and what it is to measure.
+
+    ``rekeyed``: of cells that got new keys, to be kept with the record.
+    """
     study = run.study
-    if not run.knows_weights and _records_bound(run):
+    if not run.knows_networks and _records_bound(run):
         return  # whoever ran more of it knew more
-    chosen = white_box_cells(run)
     cells = {step.name: list(work_of(step).cells(run)) for step in STEPS}
-    if not run.knows_weights:
+    if not run.knows_networks:
         cells = {"bound": cells["bound"]}
+    before = run.store.studies().get(study.name, {}).get("about", {})
     run.store.record_study(
         study.name,
         study.model_dump(mode="json"),
         cells,
-        record.about(study),
-        record.planned(run.plan, chosen or white_box(run.plan, run.plan.bases)),
+        record.about(run.plan, before, rekeyed),
+        record.planned(run.plan),
     )
 
 
@@ -244,33 +261,3 @@ def _records_bound(run: Run) -> bool:
         return False
     named = {cell["path"] for cell in recorded["cells"] if cell["table"] == "bound"}
     return named == {cell.path.as_posix() for cell in run.plan.bounds.values()}
-
-
-def strongest(run: Run) -> tuple[bool, tuple[Network, ...]]:
-    """Whether every network of the defense's step was tried; and then, of each seed, the one of highest clean
-    test accuracy (V-E's choice).
-
-    The first on ties; none of a seed where none could be trained.
-    """
-    candidates = run.plan.trained_by("defense")
-    missing = run.missing(network.cell for network in candidates)
-    if any(run.store.failure(cell) is None for cell in missing):
-        return False, ()
-    best: dict[int, tuple[float, Network]] = {}
-    for network in candidates:
-        if network.cell in missing:
-            continue
-        accuracy = run.store.read(network.cell)["clean_accuracy"].to_pylist()[-1]
-        if network.seed not in best or accuracy > best[network.seed][0]:
-            best[network.seed] = accuracy, network
-    return True, tuple(network for _, network in best.values())
-
-
-def white_box_cells(run: Run) -> tuple[Evaluation, ...]:
-    """The white box's cells, none while the strongest networks are not known; the base network's alone where
-    no defended one could be trained.
-    """
-    if run.chosen or not run.knows_weights:
-        return run.chosen
-    settled, best = strongest(run)
-    return white_box(run.plan, (*run.plan.bases, *best)) if settled else ()

@@ -21,7 +21,7 @@ STEPS = (
     Step(
         "bound", "bound", "bound", "III-A, Table II, Fig. 4", "nearest neighbours, from which sigma follows"
     ),
-    Step("base-network", "training", "training", "IV", "the base network"),
+    Step("base-network", "training", "training", "IV", "the base network, and finished models as they are"),
     Step(
         "attack",
         "attacks",
@@ -43,7 +43,7 @@ STEPS = (
         "evaluation",
         "evaluation",
         "V-E",
-        "PGD against the base network and the strongest defended one",
+        "attacks made against each network itself",
     ),
 )
 ALL_STEPS = tuple(step.name for step in STEPS)

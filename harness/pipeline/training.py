@@ -1,4 +1,4 @@
-"""IV: the base network; III-C and V-D: the networks fine-tuned from it.
+"""IV: the base network and finished models; III-C and V-D: the networks fine-tuned from the base network.
 
 A training gets what its objective needs, and nothing else.
 """
@@ -14,7 +14,7 @@ from harness.cluster import sweep
 from harness.cluster.rank import Material
 from harness.errors import Failed, HarnessError
 from harness.evaluation.blocks import blocks
-from harness.evaluation.tester import OUTPUTS_BLOCK, OutputsTask, Tester
+from harness.evaluation.tester import OUTPUTS_BLOCK, OutputsTask, StoredNetwork, Tester
 from harness.pipeline.run import Run, StepWork
 from harness.results import checkpoints
 from harness.results.cells import Cell
@@ -63,7 +63,6 @@ def _material(run: Run, networks: list[Network]) -> Material:
     starts = {network.seed for network in networks if network.base is not None}
     bases = {base.seed: base for base in run.plan.bases}
     return Material(
-        run.study.network,
         len(run.dataset.classes),
         run.dataset.train,
         run.dataset.test,
@@ -85,8 +84,9 @@ def _distances(run: Run) -> np.ndarray:
 def _outputs(run: Run, base: Network) -> np.ndarray:
     """log f1(x) of the clean training images, once for all trainings (eq. 6)."""
     count = len(run.dataset.train.ids)
-    tasks = [OutputsTask(base.cell, block) for block in blocks(count, OUTPUTS_BLOCK)]
-    arguments = (run.study.network, run.store, run.shared_dataset)
+    stored = StoredNetwork(base.architecture, base.cell)
+    tasks = [OutputsTask(stored, block) for block in blocks(count, OUTPUTS_BLOCK)]
+    arguments = (run.store, run.shared_dataset)
     ((_, outputs),) = run.gather(Tester, arguments, Tester.log_probabilities, [(base, tasks)])
     if isinstance(outputs, Failed):
         raise HarnessError(f"the outputs of '{base.cell.title}' on the training images: {outputs.reason}")

@@ -36,6 +36,7 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
     failures = store.failures()
     studies = [recorded.study_row(name, record) for name, record in records.items()]
     planned = [row for name, record in records.items() for row in recorded.planned_rows(name, record)]
+    rekeyed = [row for name, record in records.items() for row in recorded.rekeyed_rows(name, record)]
     cells = recorded.cells_of_no_study(files)
     for name, record in records.items():
         cells += recorded.cell_rows(name, record, files, failures)
@@ -47,6 +48,7 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
         _create(connection, "studies", recorded.STUDIES, studies)
         _create(connection, "cells", recorded.CELLS, cells)
         _create(connection, "planned", recorded.PLANNED, planned)
+        _create(connection, "rekeyed", recorded.REKEYED, rekeyed)
         readable = _create_tables(connection, root, cells)
         _create_views(connection)
         _lock(connection, readable)

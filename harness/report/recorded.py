@@ -39,6 +39,15 @@ CELLS = {
     "waits": "boolean",
     **dict.fromkeys(FOLDERS, "varchar"),
 }
+REKEYED = {
+    "study": "varchar",
+    "at": "varchar",
+    "package": "varchar",
+    "before": "varchar",
+    "after": "varchar",
+    "cells": "integer",
+    "sample": "integer",
+}
 PLANNED = {
     "study": "varchar",
     "position": "integer",
@@ -55,6 +64,7 @@ PLANNED = {
     "attack": "varchar",
     "attack_title": "varchar",
     "attack_method": "varchar",
+    "norm": "varchar",
     "epsilon": "double",
     "step_size": "double",
 }
@@ -64,6 +74,22 @@ def study_row(study: str, record: Row) -> Row:
     """The row of a study in `studies`. HarnessError, here and below, for a record that lacks something."""
     with _complete(study):
         return {"study": study, **_chosen(STUDIES, record["about"])}
+
+
+def rekeyed_rows(study: str, record: Row) -> list[Row]:
+    """When code from outside was edited and cells made before kept their values: package by package."""
+    return [
+        {
+            "study": study,
+            **{name: entry[name] for name in ("at", "cells", "sample")},
+            "package": package,
+            "before": entry["from"].get(package),
+            "after": after,
+        }
+        for entry in record["about"].get("rekeyed", [])
+        for package, after in entry["to"].items()
+        if entry["from"].get(package) != after
+    ]
 
 
 def planned_rows(study: str, record: Row) -> list[Row]:

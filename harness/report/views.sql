@@ -8,6 +8,8 @@
 --                failed, the reason and whether it waits for another that failed; no study: the benchmark's
 --   planned      every accuracy that a study is to measure, in the study's order (position), and what tables
 --                call the network (title) and the attack (attack_title)
+--   rekeyed      cells that kept their values through an edit of code from outside: what was edited, how many
+--                cells, and how many of them were made again and found equal
 --   paper_table2, paper_black_box, paper_table7    the numbers printed in the paper
 --
 -- A network is told by its name and seed; networks of any method are rows. Views of accuracies and attacks
@@ -191,7 +193,7 @@ order by b.study, b.name, b.seed, b.attack, b.epsilon nulls first, b.bin;
 create view accuracies as
 with predictions as (
     select study, access, name, method, settings, k, n, training_attack, training_epsilon, seed,
-           attack, attack_method, epsilon, step_size, label, prediction
+           attack, attack_method, norm, epsilon, step_size, label, prediction
     from evaluation
     union all by name
     from planned
@@ -199,7 +201,7 @@ with predictions as (
     select study, access, name, any_value(method) as method, any_value(settings) as settings,
            any_value(k) as k, any_value(n) as n,
            any_value(training_attack) as training_attack, any_value(training_epsilon) as training_epsilon,
-           seed, attack, any_value(attack_method) as attack_method, epsilon, step_size,
+           seed, attack, any_value(attack_method) as attack_method, any_value(norm) as norm, epsilon, step_size,
            coalesce(any_value(title), name) as title,
            coalesce(any_value(attack_title), attack) as attack_title,
            count(prediction) as images, count(*) filter (prediction = label) as hits,
@@ -221,7 +223,7 @@ create view seeds as from accuracies order by study, position nulls last, name, 
 -- Clean images and attacks made on the base network, on every network.
 create view black_box as
 select a.study, a.dataset, a.paper_dataset, a.name, a.method, a.settings, a.k, a.n, a.training_attack,
-       a.training_epsilon, a.seed, a.attack, a.attack_method, a.epsilon, a.title, a.grid, a.attack_title,
+       a.training_epsilon, a.seed, a.attack, a.attack_method, a.norm, a.epsilon, a.title, a.grid, a.attack_title,
        a.images, a.accuracy, a.low, a.high, p.accuracy as paper,
        differs_from_paper(a.accuracy, a.low, a.high, p.accuracy, p.dataset) as differs, a.position
 from accuracies a
@@ -265,7 +267,7 @@ with tested as (
     ) = 1
 )
 select c.study, c.dataset, c.paper_dataset, c.name, c.method, c.settings, c.k, c.n, c.training_attack,
-       c.training_epsilon, c.seed, c.attack, c.attack_method, c.epsilon, c.title, c.line, c.attack_title,
+       c.training_epsilon, c.seed, c.attack, c.attack_method, c.norm, c.epsilon, c.title, c.line, c.attack_title,
        c.images, c.accuracy, c.low, c.high, p.accuracy as paper,
        differs_from_paper(c.accuracy, c.low, c.high, p.accuracy, p.dataset) as differs, c.position
 from chosen c
@@ -277,21 +279,35 @@ left join paper_table7 p
     and same_epsilon(p.training_epsilon, c.training_epsilon)
 order by c.study, c.method = 'imperceptible_bound_best', c.method = 'imperceptible_bound', c.position;
 
--- Attacks made against each network itself (V-E), a row for each step size = epsilon / divisor. Where only
--- the strongest network of the bound's defense is attacked, it may be another one in each seed: line is what
--- their rows have in common.
+-- Attacks made against each network itself (V-E), a row for each step size = epsilon / divisor; divisor is null
+-- for attacks without steps.
 create view white_box as
-with attacked as (
-    select *, count(*) over (partition by study, name, attack, epsilon, step_size) as times
-    from accuracies where access = 'white_box'
+select study, dataset, name, method, settings, k, n, training_attack, training_epsilon, seed,
+       attack, attack_method, norm, epsilon, step_size, divisor, title, name as line, attack_title,
+       images, accuracy, low, high, unreadable(paper_dataset) as paper, position
+from accuracies where access = 'white_box'
+order by study, position nulls last, name, seed, epsilon, divisor;
+
+-- Seconds of attacking an image: every attack on the network that it was made on, over all its images.
+create view timing as
+select study, source as name, any_value(method) as method, seed, attack, any_value(attack_method) as attack_method,
+       epsilon, step_size, count(*) as images, avg(attack_s) as attack_s
+from (
+    select study, name as source, method, seed, attack, attack_method, epsilon, step_size, attack_s
+    from attack where split = 'test'
+    union all by name
+    select study, source, method, seed, attack, attack_method, epsilon, step_size, attack_s
+    from evaluation where access = 'white_box' and method <> 'base'
+    union all by name  -- of the base network what no attack of the black box made
+    select study, source, method, seed, attack, attack_method, epsilon, step_size, attack_s
+    from evaluation white where access = 'white_box' and method = 'base' and not exists (
+        from attack a where a.study = white.study and a.seed = white.seed and a.split = 'test'
+            and a.attack = white.attack and a.epsilon is not distinct from white.epsilon
+            and a.step_size is not distinct from white.step_size
+    )
 )
-select a.study, a.dataset, name, method, settings, k, n, training_attack, training_epsilon, seed,
-       attack, attack_method, epsilon, step_size, divisor, a.title,
-       case when method = 'imperceptible_bound' and times < len(s.seeds)
-            then 'imperceptible bound, strongest of each seed' else name end as line,
-       attack_title, images, accuracy, low, high, unreadable(paper_dataset) as paper, position
-from attacked a join studies s on s.study = a.study
-order by a.study, position nulls last, name, seed, epsilon, divisor;
+group by study, source, seed, attack, epsilon, step_size
+order by study, name, seed, attack, epsilon nulls first, step_size;
 
 -- The lines of the printed tables: layout is black_box (Tables IV to VI), table7 or white_box.
 --   accuracy    mean over the seeds that are measured (seeds, of the study's of_seeds)
@@ -312,7 +328,7 @@ select study, layout, line, any_value(dataset) as dataset, any_value(paper_datas
        any_value(method) as method, common(settings) as settings, common(k) as k, common(n) as n,
        common(training_attack) as training_attack, common(training_epsilon) as training_epsilon,
        attack, any_value(attack_title) as attack_title, any_value(attack_method) as attack_method,
-       epsilon, step_size, any_value(divisor) as divisor,
+       any_value(norm) as norm, epsilon, step_size, any_value(divisor) as divisor,
        count(accuracy) as seeds, of_seeds, max(images) as images,
        avg(accuracy) as accuracy, stddev_samp(accuracy) as spread,
        min(accuracy) as lowest, max(accuracy) as highest,

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.results.cells import Cell
-from harness.results.records import SCHEMA_VERSION, SCHEMAS
+from harness.results.records import SCHEMA_VERSION, SCHEMAS, TableSchema
 
 _META = b"harness"
 _BLANK = "0" * 64  # stands in the metadata until the file is sealed
@@ -32,9 +32,10 @@ def encode(cell: Cell, rows: Rows, more: Mapping[str, Any]) -> bytes:
 
     Raises KeyError/ArrowInvalid for rows that don't fit the table's schema (our mistake).
     """
-    schema = SCHEMAS[cell.table].schema
+    table_schema = SCHEMAS[cell.table]
+    schema = table_schema.schema
     described = {_META: json.dumps(_described(cell, more)).encode()}
-    table = pa.Table.from_arrays(_columns(cell, rows, schema), schema=schema.with_metadata(described))
+    table = pa.Table.from_arrays(_columns(cell, rows, table_schema), schema=schema.with_metadata(described))
     floats = [field.name for field in schema if pa.types.is_floating(field.type)]
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -48,12 +49,17 @@ def encode(cell: Cell, rows: Rows, more: Mapping[str, Any]) -> bytes:
     return _seal(sink.getvalue().to_pybytes())
 
 
-def _columns(cell: Cell, rows: Rows, schema: pa.Schema) -> list[pa.Array]:
+def _columns(cell: Cell, rows: Rows, table: TableSchema) -> list[pa.Array]:
     length = len(next(iter(rows.values())))
     constant = {"cell": cell.key, **cell.columns}
     columns = []
-    for field in schema:
-        values = rows[field.name] if field.name in rows else [constant[field.name]] * length
+    for field in table.schema:
+        name = field.name
+        if name in rows:
+            values = rows[name]
+        else:
+            absent = name not in constant and table.is_optional(name)
+            values = [None if absent else constant[name]] * length
         columns.append(pa.array(values, type=field.type))
     return columns
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 # Raised when a table changes, or what is computed for the same settings: results of another version are
 # refused.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -22,41 +22,68 @@ class TableSchema:
     schema: pa.Schema
     of_studies: bool = True
 
+    def is_optional(self, column: str) -> bool:
+        """Whether a cell may say nothing of a column: null in all its rows."""
+        return b"optional" in self.schema.field(column).metadata
+
     @property
     def measured(self) -> tuple[str, ...]:
         """The columns that the cell's settings determine, on whatever machine and whenever it is made."""
         return tuple(field.name for field in self.schema if b"circumstance" not in field.metadata)
 
 
-def _column(name: str, kind: pa.DataType, meaning: str, circumstance: bool = False) -> pa.Field:
-    """``circumstance``: of the time and the place where the cell was made."""
-    return pa.field(
-        name, kind, metadata={"meaning": meaning} | ({"circumstance": "true"} if circumstance else {})
+def _column(
+    name: str, kind: pa.DataType, meaning: str, circumstance: bool = False, optional: bool = False
+) -> pa.Field:
+    """``circumstance``: of the time and the place where the cell was made; ``optional``: see the table."""
+    marks = {"circumstance": circumstance, "optional": optional}
+    metadata = {"meaning": meaning, **{mark: "true" for mark, is_set in marks.items() if is_set}}
+    return pa.field(name, kind, metadata=metadata)
+
+
+def _norms(optional: bool = False) -> tuple[pa.Field, ...]:
+    """Sizes of an image's change, and what it took to make."""
+    return (
+        _column("l0", pa.int32(), "values changed", optional=optional),
+        _column(
+            "mean_l1",
+            pa.float64(),
+            "mean absolute change over all values, in [0, 1]; comparable with sigma",
+            optional=optional,
+        ),
+        _column("l2", pa.float64(), "euclidean norm of the change, not squared", optional=optional),
+        _column("linf", pa.float64(), "largest absolute change", optional=optional),
+        _column(
+            "attack_s",
+            pa.float64(),
+            "seconds of attacking per image: its block's time over the block's size",
+            circumstance=True,
+            optional=optional,
+        ),
     )
 
 
 # Which network a row is about; the same columns wherever one is named, so that `group by` needs no join.
 _NAME = _column("name", pa.string(), "the study's own name of the network")
-_METHOD = _column("method", pa.string(), "how the network was trained: base, or the defense's method")
+_METHOD = _column(
+    "method", pa.string(), "how the network was trained: base, the defense's method, or finished"
+)
 _NETWORK = (
     _column("settings", pa.string(), "settings of that method as JSON"),
     _column("k", pa.float64(), "k of the bound's defense (eq. 3), else null"),
     _column("n", pa.int32(), "perturbations an image of the bound's defense (eq. 5), else null"),
     _column("training_attack", pa.string(), "attack whose images the network was trained on, else null"),
     _column("training_epsilon", pa.float64(), "its epsilon in [0, 1] units, null where it has none"),
-    _column("seed", pa.int64(), "seed of the network, its base network and the attacks on it"),
-)
-_NORMS = (
-    _column("l0", pa.int32(), "values changed"),
     _column(
-        "mean_l1", pa.float64(), "mean absolute change over all values, in [0, 1]; comparable with sigma"
+        "seed",
+        pa.int64(),
+        "seed of the network, its base network and the attacks on it; a finished model has none itself",
     ),
-    _column("l2", pa.float64(), "euclidean norm of the change, not squared"),
-    _column("linf", pa.float64(), "largest absolute change"),
 )
 _ATTACK = (
     _column("attack_method", pa.string(), "algorithm of the attack"),
-    _column("epsilon", pa.float64(), "l-inf radius in [0, 1] units, null for minimum-norm attacks"),
+    _column("norm", pa.string(), "norm that epsilon bounds, or that a minimum-norm attack makes small"),
+    _column("epsilon", pa.float64(), "radius in [0, 1] units of a value, null for minimum-norm attacks"),
     _column("step_size", pa.float64(), "step of an iterative l-inf attack in [0, 1] units, else null"),
 )
 _CELL = _column("cell", pa.string(), "key of the cell that the row belongs to")
@@ -101,13 +128,7 @@ SCHEMAS = {
                     _column(
                         "adversarial_predicted", pa.int32(), "class that it gives the saved adversarial image"
                     ),
-                    *_NORMS,
-                    _column(
-                        "attack_s",
-                        pa.float64(),
-                        "seconds of attacking per image: its block's time over the block's size",
-                        circumstance=True,
-                    ),
+                    *_norms(),
                 ]
             ),
         ),
@@ -131,6 +152,8 @@ SCHEMAS = {
                     _IMAGE,
                     _LABEL,
                     _column("prediction", pa.int32(), "class that the network gives"),
+                    # Of images made against this very network; of others they stand in table `attack`.
+                    *_norms(optional=True),
                 ]
             ),
         ),

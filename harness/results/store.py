@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from harness import extensions
 from harness.errors import Failed, HarnessError
 from harness.results import cell_file, locking, studies
 from harness.results.cells import Cell, failure_path, tensors_path
@@ -159,10 +160,12 @@ class Store:
         """Write a finished cell: ``rows`` by column, constants filled in; ``facts`` are hardware, versions.
 
         A cell that is done stays as it is: another driver was faster. Raises KeyError/ArrowInvalid for rows
-        that don't fit the table's schema (our mistake), HarnessError for a full disk.
+        that don't fit the table's schema (our mistake), HarnessError for a full disk, Moved where code from
+        outside is no longer what the cell was planned with.
         """
         if self.is_done(cell):
             return
+        extensions.must_be(cell.spec.get("code", {}))
         made_from = {need.path.as_posix(): self.tensors_digest(need.path) for need in cell.needs}
         artifact = None if tensors is None else self._write_tensors(cell, tensors)
         more = {"made_from": made_from, "artifact": artifact, "facts": facts}

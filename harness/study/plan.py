@@ -6,47 +6,32 @@ left out: they change at most the last bits of a training. A method's ``revision
 that computes something else under the same settings never serves old results.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.attacks.attack import Attack
-from harness.attacks.gradient_sign import Pgd, PgdSettings
-from harness.networks.objective import TrainingAttack
 from harness.results.cells import Cell
-from harness.settings import epsilon_text
-from harness.study.spec import BASE, CLEAN, Study
-from harness.study.trainings import Available, Ground, Network, base_network, defended_network
+from harness.study.attacks import PlannedAttack, attacks_on, training_images
+from harness.study.evaluations import Evaluation, black_box_of, in_white_box, measured_on, white_box_of
+from harness.study.spec import Study
+from harness.study.trainings import (
+    Available,
+    Ground,
+    Network,
+    base_network,
+    defended_network,
+    finished_model,
+)
 
 SPLITS = ("train", "test")
-
-
-@dataclass(frozen=True)
-class PlannedAttack:
-    """One attack on one split, made on one base network: a cell for each epsilon, in one go."""
-
-    name: str
-    split: str
-    settings: Attack
-    network: Network
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One network on one set of images: clean, an attack's, or made against the network itself."""
-
-    cell: Cell
-    network: Network
-    images: Cell | None = None  # attack cell; None for clean images and for the white box
-    settings: Pgd | None = None  # white box only
 
 
 @dataclass(frozen=True)
 class Plan:
     """A study's cells, by what they are for; all seeds one after the other.
 
-    The white box's follow once the strongest networks are known.
+    ``white_box`` are attacks made on each network; what the base networks' attacks measured already is in
+    ``measured``. ``planned`` says what each evaluation is of, in the order of the tables.
     """
 
     ground: Ground
@@ -54,62 +39,96 @@ class Plan:
     bases: tuple[Network, ...]
     attacks: tuple[PlannedAttack, ...]
     defended: tuple[Network, ...]
+    models: tuple[Network, ...]
     black_box: tuple[Evaluation, ...]
+    white_box: tuple[PlannedAttack, ...]
+    measured: tuple[Evaluation, ...]
 
     @property
     def study(self) -> Study:
         return self.ground.study
 
     @property
+    def code(self) -> Mapping[str, str]:
+        """The packages from outside that the study names, with the digests of their sources."""
+        return self.ground.code
+
+    @property
     def networks(self) -> tuple[Network, ...]:
-        """All networks, the base networks first."""
-        return (*self.bases, *self.defended)
+        """All networks, the base networks first, finished models last."""
+        return (*self.bases, *self.defended, *self.models)
 
     def trained_by(self, step: str) -> tuple[Network, ...]:
         """The networks of the step 'base-network', 'defense' or 'baselines'."""
         return tuple(network for network in self.networks if network.step == step)
 
+    def white_box_cells(self) -> list[Cell]:
+        """The white box's, network by network."""
+        made = [cell for attack in self.white_box for cell in attack.cells]
+        return [*(evaluation.cell for evaluation in self.measured), *made]
+
     def cells(self) -> list[Cell]:
-        """All cells but the white box's."""
+        """All cells."""
         attacks = [cell for attack in self.attacks for cell in attack.cells]
         networks = [network.cell for network in self.networks]
-        return [*self.bounds.values(), *attacks, *networks, *(e.cell for e in self.black_box)]
+        black_box = [evaluation.cell for evaluation in self.black_box]
+        return [*self.bounds.values(), *attacks, *networks, *black_box, *self.white_box_cells()]
 
 
-def plan(study: Study, fingerprint: str, weights: str | None) -> Plan:
+def packages(study: Study) -> tuple[str, ...]:
+    """The top-level packages from outside whose code a study names."""
+    networks = (study.network, *study.models.values())
+    named = [entry.package for entry in networks]
+    named += [entry.package for entry in study.attacks.values()]
+    named += [entry.package for entry in study.defenses.values()]
+    return tuple(dict.fromkeys(package for package in named if package))
+
+
+def plan(
+    study: Study,
+    fingerprint: str,
+    weights: Mapping[str, str] | None = None,
+    code: Mapping[str, str] | None = None,
+) -> Plan:
     """The plan of a study on the data with this fingerprint.
 
-    ``weights``: digest of the file that base networks start from, None for initial weights drawn by seed.
+    ``weights``: digests of the files that networks start with, by their names (base, and finished models);
+    ``code``: digests of the ``packages``, by name.
     """
     data = {split: _images(study, fingerprint, split) for split in SPLITS}
-    ground = Ground(study, data, weights)
+    ground = Ground(study, data, weights or {}, code or dict.fromkeys(packages(study), ""))
     bounds = {split: _bound(ground, split) for split in SPLITS}
     bases = tuple(base_network(ground, seed) for seed in study.seeds)
+    models = tuple(finished_model(ground, name, study.seeds[0]) for name in study.models)
     attacks: list[PlannedAttack] = []
     defended: list[Network] = []
     black_box: list[Evaluation] = []
+    white_box: list[PlannedAttack] = []
+    measured: list[Evaluation] = []
     for base in bases:
-        mine = list(_attacks(ground, base))
+        mine = list(attacks_on(ground, base))
         others = tuple(other for other in bases if other is not base)
-        available = Available(base, bounds["train"], _training_images(mine), others)
+        available = Available(base, bounds["train"], training_images(mine), others)
         networks = [defended_network(ground, name, s, available) for name, s in study.networks()]
         attacks += mine
         defended += networks
-        for network in (base, *networks):
-            black_box += _black_box(ground, network, mine)
-    return Plan(ground, bounds, bases, tuple(attacks), tuple(defended), tuple(black_box))
-
-
-def white_box(plan: Plan, networks: Iterable[Network]) -> tuple[Evaluation, ...]:
-    """PGD against each of ``networks``, for every epsilon and step size (V-E)."""
-    spec = plan.study.white_box
-    same = spec.model_dump(include=set(PgdSettings.model_fields) - {"epsilon"})
-    settings = [
-        Pgd(method="pgd", epsilon=(epsilon,), step_divisor=divisor, **same)
-        for epsilon in spec.epsilon
-        for divisor in spec.step_divisors
-    ]
-    return tuple(_white_box(plan.ground, network, pgd) for network in networks for pgd in settings)
+        tested = (base, *networks, *(replace(model, seed=base.seed) for model in models))
+        for network in tested:
+            black_box += black_box_of(ground, network, mine)
+        for network in in_white_box(study, tested):
+            measured += measured_on(ground, network, mine)
+            white_box += white_box_of(ground, network)
+    return Plan(
+        ground,
+        bounds,
+        bases,
+        tuple(attacks),
+        tuple(defended),
+        models,
+        tuple(black_box),
+        tuple(white_box),
+        tuple(measured),
+    )
 
 
 # --- images and the bound ---------------------------------------------------------------------------------
@@ -132,113 +151,3 @@ def _images(study: Study, fingerprint: str, split: str) -> dict[str, Any]:
 def _bound(ground: Ground, split: str) -> Cell:
     identity = {"queries": ground.data[split], "database": ground.data["train"]}
     return Cell("bound", ground.partition(split=split), {}, identity, title=f"bound of the {split} images")
-
-
-# --- attacks ----------------------------------------------------------------------------------------------
-
-
-def _attacks(ground: Ground, base: Network) -> Iterable[PlannedAttack]:
-    """What is made on one base network: on training images what trainings need, on test images all."""
-    wanted = {"train": _needed_for_training(ground.study), "test": ground.study.attacks}
-    for split in SPLITS:
-        for name, settings in wanted[split].items():
-            yield _attack(ground, base, name, split, settings)
-
-
-def _needed_for_training(study: Study) -> dict[str, Attack]:
-    """The attacks whose images trainings need, each with the epsilons that they need."""
-    sources = [settings.needs().images_of for _, settings in study.networks()]
-    wanted: dict[str, Attack] = {}
-    for name, settings in study.attacks.items():
-        epsilons = dict.fromkeys(source.epsilon for source in sources if source and source.attack == name)
-        if epsilons:
-            wanted[name] = settings.with_epsilons(tuple(epsilons))
-    return wanted
-
-
-def _attack(ground: Ground, base: Network, name: str, split: str, settings: Attack) -> PlannedAttack:
-    study = ground.study
-    identity: dict[str, Any] = {
-        "data": ground.data[split],
-        "settings": settings.identity(),
-        "protocol": study.protocol,
-        "batch_size": study.batch_size,
-        "seed": base.seed,
-    }
-    if settings.revision:
-        identity["revision"] = settings.revision
-    partition = ground.partition(split=split, attack=name)
-    cells = []
-    for epsilon in settings.epsilons:
-        columns = {"method": BASE, **base.cell.columns, **_attack_columns(settings, epsilon)}
-        title = ground.title(f"{_with_epsilon(name, epsilon)} on {split} images", base.seed)
-        cells.append(Cell("attack", partition, columns, identity, (base.cell,), title=title))
-    return PlannedAttack(name, split, settings, base, tuple(cells))
-
-
-def _training_images(attacks: Iterable[PlannedAttack]) -> dict[TrainingAttack, Cell]:
-    """Adversarial training images by what trainings call them."""
-    made = {}
-    for attack in attacks:
-        if attack.split == "train":
-            for cell in attack.cells:
-                made[TrainingAttack(attack=attack.name, epsilon=cell.columns["epsilon"])] = cell
-    return made
-
-
-def _attack_columns(settings: Attack, epsilon: float | None) -> dict[str, Any]:
-    step = epsilon / settings.step_divisor if isinstance(settings, Pgd) and epsilon is not None else None
-    return {"attack_method": settings.algorithm, "epsilon": epsilon, "step_size": step}
-
-
-def _with_epsilon(name: str, epsilon: float | None) -> str:
-    return name if epsilon is None else f"{name} {epsilon_text(epsilon)}"
-
-
-# --- evaluations ------------------------------------------------------------------------------------------
-
-
-def _black_box(ground: Ground, network: Network, attacks: Iterable[PlannedAttack]) -> Iterable[Evaluation]:
-    """A network on clean images and on those made on the base network of its seed."""
-    clean = {"attack": CLEAN, "attack_method": CLEAN, "epsilon": None, "step_size": None, "source": None}
-    yield Evaluation(_evaluation(ground, "clean", network, clean, "clean images"), network)
-    for attack in attacks:
-        if attack.split == "test":
-            for images in attack.cells:
-                columns = {"attack": attack.name, "source": attack.network.name}
-                columns |= {name: images.columns[name] for name in ("attack_method", "epsilon", "step_size")}
-                against = _with_epsilon(attack.name, images.columns["epsilon"])
-                cell = _evaluation(ground, "black_box", network, columns, against, (images,))
-                yield Evaluation(cell, network, images)
-
-
-def _white_box(ground: Ground, network: Network, settings: Pgd) -> Evaluation:
-    (epsilon,) = settings.epsilon
-    columns = {"attack": "pgd", "source": network.name, **_attack_columns(settings, epsilon)}
-    identity: dict[str, Any] = {
-        "settings": settings.model_dump(),
-        "protocol": ground.study.protocol,
-        "seed": network.seed,
-    }
-    if settings.revision:
-        identity["revision"] = settings.revision
-    against = f"{_with_epsilon('pgd', epsilon)} in steps of {columns['step_size']:.3g}"
-    cell = _evaluation(ground, "white_box", network, columns, against, attack=identity)
-    return Evaluation(cell, network, None, settings)
-
-
-def _evaluation(
-    ground: Ground,
-    access: str,
-    network: Network,
-    columns: Mapping[str, Any],
-    against: str,
-    images: tuple[Cell, ...] = (),
-    attack: Mapping[str, Any] | None = None,
-) -> Cell:
-    """The cell of a network on a set of test images; ``attack`` is what determines images made on the way."""
-    identity = {"data": ground.data["test"], "batch_size": ground.study.batch_size, **(attack or {})}
-    named = {"network": network.cell.key, "method": network.method, **network.cell.columns, **columns}
-    needs = (network.cell, *images)
-    title = f"{network.cell.title} against {against}"
-    return Cell("evaluation", ground.partition(access=access), named, identity, needs, title=title)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from harness.attacks import ATTACKS
 from harness.defenses import DEFENSES
 from harness.errors import HarnessError, did_you_mean
+from harness.extensions import FOREIGN
 from harness.networks import NETWORKS
 from harness.settings import Mistakes, Settings, sentence
 from harness.study.spec import Study
@@ -24,11 +25,12 @@ _SHOWN_MISTAKES = 20
 _NAME = "[key]"  # pydantic's last part of a place where a name itself is wrong
 _ARCHITECTURE = "vgg16"  # the paper's (IV), where a study names none
 
-# Settings whose class is picked by a word: what the word is called, and the classes by word.
-_KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
-    "attacks": ("attack method", ATTACKS),
-    "defenses": ("defense method", DEFENSES),
-    "network": ("architecture", NETWORKS),
+# Settings whose class is picked by a word: its field, what messages call it, and the classes by word.
+_KINDS: dict[str, tuple[str, str, Mapping[str, type[Settings]]]] = {
+    "attacks": ("method", "attack method", ATTACKS),
+    "defenses": ("method", "defense method", DEFENSES),
+    "network": ("architecture", "architecture", NETWORKS),
+    "models": ("architecture", "architecture", NETWORKS),
 }
 
 
@@ -63,9 +65,22 @@ def _file(name_or_path: str) -> Path:
     return path
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice: PyYAML would take the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        given: dict[str, yaml.ScalarNode] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and given.setdefault(key.value, key) is not key:
+                first = given[key.value].start_mark.line + 1
+                problem = f"'{key.value}' is given twice, first in line {first}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise HarnessError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -79,15 +94,17 @@ def _mapping(path: Path) -> dict[str, Any]:
 def build(data: dict[str, Any]) -> Study:
     """A study from plain data; an attack or defense without ``method`` is the method that its key names.
 
-    Raises HarnessError with all mistakes.
+    What has ``use`` comes from outside the package. Raises HarnessError with all mistakes.
     """
     filled = dict(data)
     for kind in ("attacks", "defenses"):
         if kind in filled:
-            filled[kind] = _with_method(filled[kind])
+            filled[kind] = _with_words("method", filled[kind])
+    if "models" in filled:
+        filled["models"] = _with_words("architecture", filled["models"], _ARCHITECTURE)
     network = filled.setdefault("network", {})
     if isinstance(network, dict):
-        filled["network"] = {"architecture": _ARCHITECTURE, **network}
+        filled["network"] = _with_word("architecture", network, _ARCHITECTURE)
     try:
         # Strict in JSON's sense: lists are tuples there, but "3" is no number and 1 no boolean.
         return Study.model_validate_json(_as_json(filled))
@@ -97,14 +114,20 @@ def build(data: dict[str, Any]) -> Study:
         raise HarnessError(f"a study is made of plain values: {error}") from error
 
 
-def _with_method(entries: Any) -> Any:
+def _with_words(field: str, entries: Any, default: str | None = None) -> Any:
+    """Entries with the word that picks the class of each, its own name unless there is a default."""
     if not isinstance(entries, dict):
         return entries
     filled = dict(entries)
     for name, entry in entries.items():
         if isinstance(entry, dict | None):
-            filled[name] = {"method": name, **(entry or {})}
+            filled[name] = _with_word(field, entry or {}, default or name)
     return filled
+
+
+def _with_word(field: str, entry: Mapping[str, Any], default: Any) -> dict[str, Any]:
+    """An entry with the word that picks its class, where it names none: FOREIGN beside ``use``."""
+    return {field: FOREIGN if "use" in entry else default, **entry}
 
 
 def _as_json(data: dict[str, Any]) -> str:
@@ -168,7 +191,8 @@ def explain(error: ValidationError) -> str:
     lines: list[str] = []
     for item in items:
         is_only_short = item["type"] == "too_short" and _has_mistakes_below(item["loc"], places)
-        if not is_only_short:
+        goes_with_use = _is_unknown(item, "settings") and (*item["loc"][:-1], "use") in places
+        if not is_only_short and not goes_with_use:
             lines += _lines(item)
     head = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
     shown = lines[:_SHOWN_MISTAKES]
@@ -180,6 +204,13 @@ def explain(error: ValidationError) -> str:
 def _has_mistakes_below(place: tuple[Any, ...], places: Iterable[tuple[Any, ...]]) -> bool:
     """Whether a list is short only of entries that are reported themselves."""
     return any(other[: len(place)] == place and len(other) > len(place) for other in places)
+
+
+def _is_unknown(item: Mapping[str, Any], name: str) -> bool:
+    """Whether a mistake is that an entry whose class was picked by a word has no setting of this name."""
+    place = item["loc"]
+    depth = _tag_depth(place)
+    return item["type"] == "extra_forbidden" and depth is not None and place[depth + 1 :] == (name,)
 
 
 def _lines(item: dict[str, Any]) -> list[str]:
@@ -196,9 +227,12 @@ def _lines(item: dict[str, Any]) -> list[str]:
 def _sentence(item: dict[str, Any], owner: type[BaseModel]) -> str:
     """What is wrong with one setting of its ``owner``."""
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        word, classes = _KINDS[item["loc"][0]]
+        _, word, classes = _KINDS[item["loc"][0]]
         tag = str(item["ctx"].get("tag", item["input"]))
-        return f"unknown {word} '{tag}'{did_you_mean(tag, classes)}"
+        return f"unknown {word} '{tag}'{did_you_mean(tag, set(classes) - {FOREIGN})}"
+    if _is_unknown(item, "use"):
+        field, _, _ = _KINDS[item["loc"][0]]
+        return f"stands in place of '{field}', which is given as well: leave one of them out"
     return sentence(item, owner)
 
 
@@ -223,7 +257,7 @@ def _owner(place: tuple[Any, ...]) -> type[BaseModel]:
     owner: type[BaseModel] = Study
     depth = _tag_depth(place)
     if depth is not None:
-        owner, place = _KINDS[place[0]][1][place[depth]], place[depth + 1 :]
+        owner, place = _KINDS[place[0]][2][place[depth]], place[depth + 1 :]
     for part in place[:-1]:
         field = owner.model_fields.get(str(part))
         if (

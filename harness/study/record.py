@@ -3,18 +3,31 @@
 Whoever reads results needs no settings class for it, of today or of the day when they were made.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
-from harness.attacks import ATTACKS
+from harness.attacks.gradient_sign import Pgd
+from harness.results.cells import Cell
 from harness.settings import epsilon_text
-from harness.study.plan import Evaluation, Plan
+from harness.study.attacks import ATTACK_COLUMNS
+from harness.study.plan import Plan
 from harness.study.spec import CLEAN, Study
+from harness.study.trainings import Network
+
+_KEPT_CODE = 10  # earlier digests: cells of older code are made anew
 
 
-def about(study: Study) -> dict[str, Any]:
-    """A study's settings that tables show or compute with."""
-    dataset = study.dataset
+def about(
+    plan: Plan, before: Mapping[str, Any] | None = None, rekeyed: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A study's settings that tables show or compute with, and the digests of the code from outside.
+
+    ``before``: what an earlier record said, whose code its cells may be made with; ``rekeyed``: what is said
+    of cells that kept their values through an edit.
+    """
+    study, dataset, earlier = plan.study, plan.study.dataset, before or {}
+    code = dict(plan.code)
+    codes = [earlier.get("code", {}), *earlier.get("earlier_code", [])]
     return {
         "dataset": dataset.label,
         "title": dataset.title or dataset.label,
@@ -23,31 +36,47 @@ def about(study: Study) -> dict[str, Any]:
         "neighbours": study.neighbours,
         "effectiveness_k": study.effectiveness_k,
         "protocol": study.protocol,
-        "architecture": study.network.architecture,
+        "architecture": study.network.algorithm,
+        "code": code,
+        "earlier_code": [each for each in codes if each and each != code][:_KEPT_CODE],
+        "rekeyed": [*earlier.get("rekeyed", []), *([dict(rekeyed)] if rekeyed else [])],
     }
 
 
-def planned(plan: Plan, white_box: Iterable[Evaluation]) -> list[dict[str, Any]]:
+def planned(plan: Plan) -> list[dict[str, Any]]:
     """The accuracies that a study is to measure, in order: the columns of their rows, and what is shown."""
-    return [_planned(position, e) for position, e in enumerate((*plan.black_box, *white_box))]
+    evaluations = [(each.cell, each.network) for each in (*plan.black_box, *plan.measured)]
+    evaluations += [(cell, attack.network) for attack in plan.white_box for cell in attack.cells]
+    return [
+        _planned(position, cell, network, plan.study) for position, (cell, network) in enumerate(evaluations)
+    ]
 
 
-def _planned(position: int, evaluation: Evaluation) -> dict[str, Any]:
-    columns = evaluation.cell.columns
+def _planned(position: int, cell: Cell, network: Network, study: Study) -> dict[str, Any]:
+    columns = cell.columns
     names = ("name", "method", "settings", "k", "n", "training_attack", "training_epsilon", "seed")
-    attack = ("attack", "attack_method", "epsilon", "step_size")
     return {
         "position": position,
-        "access": evaluation.cell.partition["access"],
-        **{name: columns[name] for name in (*names, *attack)},
-        "title": evaluation.network.title,
-        "attack_title": _attack_title(columns["attack"], columns["attack_method"], columns["epsilon"]),
+        "access": cell.partition["access"],
+        **{name: columns[name] for name in (*names, "attack", *ATTACK_COLUMNS)},
+        "title": network.title,
+        "attack_title": _attack_title(columns["attack"], columns["norm"], columns["epsilon"], study),
     }
 
 
-def _attack_title(name: str, method: str, epsilon: float | None) -> str:
-    """'Clean', 'FGSM 8/255', 'DeepFool'; an attack with a name of its own in the study is called by it."""
+def _attack_title(name: str, norm: str | None, epsilon: float | None, study: Study) -> str:
+    """'Clean', 'FGSM 8/255', 'DeepFool', 'mine 0.5 (l2)'.
+
+    An attack with a name of its own in the study is called by it.
+    """
     if name == CLEAN:
         return "Clean"
-    title = ATTACKS[method].title if name == method else name
-    return title if epsilon is None else f"{title} {epsilon_text(epsilon)}"
+    attack = study.attacks.get(name)
+    title = name
+    if attack is None:
+        title = Pgd.title  # the white box's sweep
+    elif name == attack.method:
+        title = attack.title
+    if epsilon is None:
+        return title
+    return f"{title} {epsilon_text(epsilon)}" + ("" if norm == "linf" else f" ({norm})")

@@ -5,9 +5,9 @@ and how all its mistakes are reported at once, is for ``reading``.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from harness.attacks import ATTACKS
 from harness.attacks.attack import Attack, Protocol
@@ -19,9 +19,11 @@ from harness.errors import did_you_mean
 from harness.networks import NETWORKS, Architecture
 from harness.networks.objective import TrainingAttack
 from harness.networks.training import TrainingSettings
-from harness.settings import Count, Mistakes, Name, Settings, distinct
+from harness.settings import Count, Epsilon, Mistakes, Name, Settings, distinct
 
 BASE = "base"  # name and method of the network that attacks are made on and that trainings start from (f1)
+FINISHED = "finished"  # method of networks that come with their weights
+PGD = "pgd"  # what tables call the white box's sweep over step sizes
 CLEAN = "none"  # the attack of clean images
 
 Neighbours = Literal["other_class", "any_class"]
@@ -39,11 +41,28 @@ else:
 
 
 class WhiteBoxSpec(PgdSettings):
-    """PGD with full knowledge of the network (V-E), on the base network and the strongest defended one."""
+    """Attacks with full knowledge of each network (V-E): PGD in several step sizes, and the study's own."""
 
+    epsilon: Annotated[tuple[Epsilon, ...], AfterValidator(distinct)] = Field(
+        (), description="radii of PGD by Foolbox in the paper's step sizes; none where no radius is given"
+    )
     step_divisors: Annotated[
         tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1), AfterValidator(distinct)
     ] = (4, 5, 6, 7, 8, 9, 10)
+    attacks: Annotated[tuple[Name, ...], AfterValidator(distinct)] = Field(
+        (), description="attacks of the study that are made on each network as well"
+    )
+    networks: Annotated[tuple[str, ...], AfterValidator(distinct)] | None = Field(
+        None,
+        description="base, defenses (all of a grid, or one by its full name) and models; all unless given",
+    )
+    keep_images: bool = Field(False, description="keep the adversarial images, not their sizes alone")
+
+    @model_validator(mode="after")
+    def _attacks_at_all(self) -> Self:
+        if not self.epsilon and not self.attacks:
+            raise ValueError("needs 'epsilon' for PGD, or 'attacks' of the study")
+        return self
 
 
 class ComputeSpec(Settings):
@@ -63,11 +82,22 @@ class ComputeSpec(Settings):
     wait_s: Annotated[float, Field(ge=0)] = Field(
         600.0, description="seconds to wait for those, or for cores for the workers"
     )
+    block_limit_s: Annotated[float, Field(gt=0)] = Field(
+        600.0, description="seconds after which an attack from outside is stopped at a block of images"
+    )
     interface: str | None = Field(
         None,
         description="network interface of trainings on several machines, e.g. eth0; "
         "the one that Ray uses unless given",
     )
+
+
+def _has_weights(model: Architecture) -> Architecture:
+    """A finished model comes with weights: in a file, from its library or by its own code."""
+    comes_with_weights = model.weights or model.package or getattr(model, "pretrained", False)
+    if not comes_with_weights:
+        raise ValueError("a finished model needs 'weights', the file that holds them")
+    return model
 
 
 def _has_what_it_needs(defense: Defense, info: ValidationInfo) -> Defense:
@@ -105,6 +135,37 @@ def _no_such_images(source: TrainingAttack, attacks: Mapping[str, Attack]) -> st
     return None
 
 
+def _unknown_in_white_box(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Attacks and networks that the white box names and the study lacks: where, and a sentence."""
+    attacks = study.get("attacks", {})
+    for name in white_box.attacks if "attacks" in study else ():
+        if name not in attacks:
+            yield "attacks", f"unknown attack '{name}'{did_you_mean(name, attacks)}"
+        elif name == PGD and white_box.epsilon:
+            yield (
+                "attacks",
+                f"'{PGD}' is what tables call the sweep of 'epsilon': give the attack another name",
+            )
+    if {"defenses", "models"} <= study.keys():
+        known = _network_names(study["defenses"], study["models"])
+        for name in white_box.networks or ():
+            if name not in known:
+                yield "networks", f"unknown network '{name}'{did_you_mean(name, known)}"
+
+
+def _network_names(defenses: Mapping[str, Defense], models: Mapping[str, Any]) -> list[str]:
+    """What the networks of a study may be called: a whole grid, or each of its networks."""
+    names = [BASE, *defenses, *models]
+    for entry, defense in defenses.items():
+        names += [network_name(entry, settings) for settings in defense.expanded()]
+    return list(dict.fromkeys(names))
+
+
+def network_name(entry: str, settings: Defense) -> str:
+    """The study's own name of one network of a defense: the entry, and the settings that a grid may vary."""
+    return f"{entry} {settings.label()}".strip()
+
+
 class Study(Settings):
     """Everything that determines a study's numbers (``compute`` only where they are made)."""
 
@@ -134,6 +195,9 @@ class Study(Settings):
         {},
         description="the networks fine-tuned from the base network: a method each, where a list makes a grid",
     )
+    models: dict[Name, Annotated[AnyNetwork, AfterValidator(_has_weights)]] = Field(
+        {}, description="finished networks, each with its own architecture and weights, tested as they are"
+    )
     white_box: WhiteBoxSpec
     compute: ComputeSpec = ComputeSpec()
 
@@ -152,6 +216,25 @@ class Study(Settings):
         if BASE in defenses:
             raise Mistakes([(BASE, "a defense can't have the name of the base network")])
         return defenses
+
+    @field_validator("models")
+    @classmethod
+    def _model_names(cls, models: dict[str, Architecture], info: ValidationInfo) -> dict[str, Architecture]:
+        taken = {BASE: "the base network", **dict.fromkeys(info.data.get("defenses", {}), "a defense")}
+        mistakes = [
+            (name, f"a model can't have the name of {taken[name]}") for name in models if name in taken
+        ]
+        if mistakes:
+            raise Mistakes(mistakes)
+        return models
+
+    @field_validator("white_box")
+    @classmethod
+    def _white_box_names(cls, white_box: WhiteBoxSpec, info: ValidationInfo) -> WhiteBoxSpec:
+        mistakes = list(_unknown_in_white_box(white_box, info.data))
+        if mistakes:
+            raise Mistakes(mistakes)
+        return white_box
 
     def networks(self) -> Iterator[tuple[str, Defense]]:
         """(the study's name for it, its settings) of every network that is fine-tuned, the grids laid out."""

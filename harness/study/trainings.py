@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.attacks.attack import Attack
 from harness.defenses.defense import Defense
+from harness.networks import Architecture
 from harness.networks.objective import Needs, TrainingAttack
 from harness.networks.training import TrainingSettings
 from harness.results.cells import Cell
-from harness.study.spec import BASE, Study
+from harness.study.spec import BASE, FINISHED, Study, network_name
 
 _SCHEDULING = {"workers", "threads"}  # settings of a training that change no number of it
 _PLAIN = ("k", "n", "training_attack", "training_epsilon")  # settings that have columns of their own
@@ -17,19 +19,26 @@ _PLAIN = ("k", "n", "training_attack", "training_epsilon")  # settings that have
 
 @dataclass(frozen=True)
 class Ground:
-    """What all cells of a study stand on: the images of each split, and the base networks' initial weights.
+    """What all cells of a study stand on: the images of each split, weights and code from outside.
 
-    ``data``: split -> what determines its images; ``weights``: digest of their file, None where they are
-    drawn.
+    ``data``: split -> what determines its images; ``weights``: name of a network (base, or a finished model)
+    -> digest of the file that it starts with; ``code``: top-level package -> digest of its sources.
     """
 
     study: Study
     data: Mapping[str, Mapping[str, Any]]
-    weights: str | None
+    weights: Mapping[str, str]
+    code: Mapping[str, str]
 
     def partition(self, **folders: str) -> dict[str, str]:
         """The hive folders of a cell."""
         return {"dataset": self.study.dataset.label, **folders}
+
+    def code_of(self, *settings: Architecture | Attack | TrainingSettings) -> dict[str, Any]:
+        """The part of a cell's spec that says which code from outside it is made with; empty for none."""
+        packages = [getattr(each, "package", None) for each in settings]
+        named = sorted({package for package in packages if package})
+        return {"code": {package: self.code[package] for package in named}} if named else {}
 
     def title(self, title: str, seed: int) -> str:
         """What messages call a thing: the seed is named where a study has several."""
@@ -41,13 +50,17 @@ class Network:
     """A training, what it is given, and what tables call it (messages: the cell's title).
 
     ``draws`` are the names under which its randomness is derived from ``seed``. ``base`` is the cell that
-    the training starts from, None for a base network itself; the other cells are there as ``needs`` says.
+    the training starts from, None for a base network and a finished model; the other cells are there as
+    ``needs`` says. A finished model is the same for every ``seed``, that of the attacks on it. ``entry``: the
+    name in the study, which all networks of a grid share.
     """
 
     cell: Cell
+    entry: str
     name: str
     title: str
     seed: int
+    architecture: Architecture
     settings: TrainingSettings
     draws: tuple[str, ...]
     needs: Needs = Needs()
@@ -80,9 +93,20 @@ def base_network(ground: Ground, seed: int) -> Network:
     settings = ground.study.base
     shown = settings.model_dump(mode="json", exclude=_SCHEDULING)
     columns = {"name": BASE, "settings": json.dumps(shown), **dict.fromkeys(_PLAIN), "seed": seed}
-    identity = _identity(ground, settings)
+    architecture = ground.study.network
+    identity = _identity(ground, BASE, architecture, settings)
     cell = Cell("training", ground.partition(method=BASE), columns, identity, title=ground.title(BASE, seed))
-    return Network(cell, BASE, BASE, seed, settings, (BASE,))
+    return Network(cell, BASE, BASE, BASE, seed, architecture, settings, (BASE,))
+
+
+def finished_model(ground: Ground, name: str, seed: int) -> Network:
+    """A network that comes with its weights: a training of no epochs."""
+    architecture, settings = ground.study.models[name], TrainingSettings(epochs=0)
+    shown = architecture.model_dump(mode="json")
+    columns = {"name": name, "settings": json.dumps(shown), **dict.fromkeys(_PLAIN), "seed": None}
+    identity = _identity(ground, name, architecture, settings)
+    cell = Cell("training", ground.partition(method=FINISHED), columns, identity, title=name)
+    return Network(cell, name, name, name, seed, architecture, settings, (FINISHED,))
 
 
 def defended_network(ground: Ground, entry: str, settings: Defense, available: Available) -> Network:
@@ -91,7 +115,8 @@ def defended_network(ground: Ground, entry: str, settings: Defense, available: A
     images = available.images[needs.images_of] if needs.images_of else None
     others = tuple(other.cell for other in available.other_bases) if needs.other_bases else ()
     bound = (available.bound,) if needs.bound else ()
-    name = f"{entry} {settings.label()}".strip()
+    architecture = ground.study.network
+    name = network_name(entry, settings)
     title = f"{entry.replace('_', ' ')} {settings.label()}".strip()
     shown = settings.model_dump(mode="json", exclude={*_SCHEDULING, "method"})
     plain = settings.columns()
@@ -104,25 +129,29 @@ def defended_network(ground: Ground, entry: str, settings: Defense, available: A
             **{column: plain.get(column) for column in _PLAIN},
             "seed": base.seed,
         },
-        _identity(ground, settings) | _own_identity(ground, settings, needs),
+        _identity(ground, BASE, architecture, settings) | _own_identity(ground, settings, needs),
         (base.cell, *bound, *([images] if images else []), *others),
         title=ground.title(title, base.seed),
     )
     draws = settings.draws(ground.study.neighbours)
-    return Network(cell, name, title, base.seed, settings, draws, needs, base.cell, images, others)
+    return Network(
+        cell, entry, name, title, base.seed, architecture, settings, draws, needs, base.cell, images, others
+    )
 
 
-def _identity(ground: Ground, settings: TrainingSettings) -> dict[str, Any]:
-    """What determines a network but for a defense's own settings."""
-    network = ground.study.network
+def _identity(
+    ground: Ground, name: str, architecture: Architecture, settings: TrainingSettings
+) -> dict[str, Any]:
+    """What determines a network but for a defense's own settings; ``name``: whose weights it starts with."""
     identity: dict[str, Any] = {
-        "architecture": network.identity(),
-        "weights": ground.weights,
+        "architecture": architecture.identity(),
+        "weights": ground.weights.get(name),
         "data": ground.data,
         "training": settings.model_dump(include=set(TrainingSettings.model_fields) - _SCHEDULING),
+        **ground.code_of(architecture, settings),
     }
-    if network.revision:
-        identity["architecture_revision"] = network.revision
+    if architecture.revision:
+        identity["architecture_revision"] = architecture.revision
     return identity
 
 

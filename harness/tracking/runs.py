@@ -82,7 +82,7 @@ def networks(store: Store, paths: Iterable[str]) -> list[TrackedNetwork]:
     """The networks trained among these cells, each with its evaluations, in the study's order."""
     metas = [(path, store.metadata(path)) for path in paths]
     trained = [(path, meta) for path, meta in metas if meta["table"] == "training"]
-    has_seeds = len({meta["columns"]["seed"] for _, meta in trained}) > 1
+    has_seeds = len({meta["columns"]["seed"] for _, meta in trained} - {None}) > 1
     by_key = {
         meta["key"]: TrackedNetwork(_title(meta["columns"], has_seeds), path, meta) for path, meta in trained
     }
@@ -94,7 +94,8 @@ def networks(store: Store, paths: Iterable[str]) -> list[TrackedNetwork]:
 
 def _title(columns: Mapping[str, Any], has_seeds: bool) -> str:
     name = str(columns["name"])
-    return f"{name} (seed {columns['seed']})" if has_seeds else name
+    has_one = has_seeds and columns["seed"] is not None  # a finished model has none
+    return f"{name} (seed {columns['seed']})" if has_one else name
 
 
 def metric_names(networks: Iterable[TrackedNetwork]) -> dict[Attacked, str]:
@@ -146,8 +147,10 @@ def _params(meta: Mapping[str, Any]) -> dict[str, str]:
     columns = dict(meta["columns"])
     settings = json.loads(columns.pop("settings"))
     params = {"method": meta["partition"]["method"], **columns}
-    params |= {f"train/{name}": value for name, value in settings.items() if name not in columns}
-    params["architecture"] = meta["spec"]["architecture"]["architecture"]
+    prefix = "model" if params["method"] == "finished" else "train"
+    params |= {f"{prefix}/{name}": value for name, value in settings.items() if name not in columns}
+    architecture = meta["spec"]["architecture"]
+    params["architecture"] = architecture.get("use") or architecture["architecture"]
     return {name: _plain(value) for name, value in params.items() if value is not None}
 
 
@@ -164,30 +167,48 @@ def _curves(rows: Iterable[Mapping[str, Any]], started: int) -> Iterator[Point]:
 def _accuracies(
     store: Store, network: TrackedNetwork, names: Mapping[Attacked, str]
 ) -> list[tuple[str, float, int]]:
-    """Metric, share of images classified correctly, step."""
-    black_box, white_box, ids = {}, [], None
-    for path, meta in network.evaluations:
+    """Metric, share of images classified correctly, step; a finished model's are means over the seeds."""
+    by_seed: dict[int, dict[tuple[str, int], float]] = {}
+    seeds = dict.fromkeys(meta["columns"]["seed"] for _, meta in network.evaluations)
+    for seed in seeds:
+        mine = [(path, meta) for path, meta in network.evaluations if meta["columns"]["seed"] == seed]
+        by_seed[seed] = _of_one_seed(store, mine, names)
+    measured = dict.fromkeys(metric for accuracies in by_seed.values() for metric in accuracies)
+    return [
+        (name, float(np.mean([accuracies[name, step] for accuracies in by_seed.values()])), step)
+        for name, step in measured
+        if all((name, step) in accuracies for accuracies in by_seed.values())
+    ]
+
+
+def _of_one_seed(
+    store: Store, evaluations: Iterable[tuple[str, Mapping[str, Any]]], names: Mapping[Attacked, str]
+) -> dict[tuple[str, int], float]:
+    """(metric, step) -> share of images classified correctly, the headline first."""
+    black_box, white_box, ids = {}, {}, None
+    for path, meta in evaluations:
         rows = store.rows(path).select(["image_id", "label", "prediction"]).sort_by("image_id")
         right = rows["label"].to_numpy() == rows["prediction"].to_numpy()
         if meta["partition"]["access"] == "white_box":
-            white_box.append((*_white_box(meta["columns"]), float(right.mean())))
+            white_box[_white_box(meta["columns"])] = float(right.mean())
             continue
         ids = rows["image_id"].to_numpy() if ids is None else ids
         assert np.array_equal(ids, rows["image_id"].to_numpy()), "a study's evaluations are of other images"
         is_clean = meta["partition"]["access"] == "clean"
         black_box[CLEAN if is_clean else names[_attacked(meta)]] = right
-    accuracies = [(name, float(right.mean()), 0) for name, right in black_box.items()]
+    headline = {}
     # The worst of fewer attacks than the other networks met is not comparable with theirs.
     if black_box.keys() == {CLEAN, *names.values()}:
-        always_right = np.logical_and.reduce(list(black_box.values()))
-        accuracies.insert(0, (HEADLINE, float(always_right.mean()), 0))
-    return accuracies + [(name, accuracy, step) for name, step, accuracy in white_box]
+        headline[HEADLINE, 0] = float(np.logical_and.reduce(list(black_box.values())).mean())
+    return headline | {(name, 0): float(right.mean()) for name, right in black_box.items()} | white_box
 
 
 def _white_box(columns: Mapping[str, Any]) -> tuple[str, int]:
-    """Metric and step of an attack on the network itself: a curve over epsilon for each step size."""
-    divisor = _plain(round(columns["epsilon"] / columns["step_size"], 6))
-    return f"white_box/{columns['attack']}_div_{divisor}", round(255 * columns["epsilon"])
+    """Metric and step of an attack on the network itself: a curve over epsilon, for each step size of it."""
+    name, epsilon, step_size = f"white_box/{columns['attack']}", columns["epsilon"], columns["step_size"]
+    if step_size is not None:
+        name += f"_div_{_plain(round(epsilon / step_size, 6))}"
+    return name, round(255 * epsilon) if epsilon is not None else 0
 
 
 def _plain(value: Any) -> str:

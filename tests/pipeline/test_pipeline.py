@@ -15,14 +15,16 @@ from harness.data import datasets
 from harness.defenses import DEFENSES
 from harness.errors import HarnessError
 from harness.evaluation import tester
+from harness.evaluation.blocks import BATCHES_PER_BLOCK, attack_block, blocks
 from harness.networks.build import build as build_network
 from harness.networks.classifier import from_tensors, predict
 from harness.networks.training import Training
-from harness.pipeline.run import prepare, run_steps, strongest
+from harness.pipeline.run import prepare, run_steps
 from harness.pipeline.steps import ALL_STEPS
 from harness.results.cells import tensors_path
 from harness.results.store import Store
 from harness.results.verification import verify
+from harness.seeds import derive
 from harness.study.reading import build
 
 
@@ -36,14 +38,14 @@ def finished(tmp_path_factory):
 
 def model(run, network):
     pixels = run.dataset.train.pixels
-    fresh = build_network(run.study.network, pixels, len(run.dataset.classes), 0)
+    fresh = build_network(network.architecture, pixels, len(run.dataset.classes), 0)
     return from_tensors(fresh, run.store.tensors(network.cell), torch.device("cpu"))
 
 
 def test_all_cells_are_there_and_whole(finished):
     run, _, results = finished
     recorded = run.store.studies()["tiny"]["cells"]
-    assert len(recorded) == 2 + 4 + 4 + 16 + 2
+    assert len(recorded) == 2 + 4 + 4 + 16 + 4
     assert all((results / cell["path"]).exists() for cell in recorded)
     assert [damage for _, damage in verify(run.store) if damage] == []
     assert not list(results.rglob("*.checkpoint")) + list(results.rglob("*.tmp"))
@@ -85,19 +87,6 @@ def test_attack_rows_are_measured_on_the_saved_images(finished):
             assert (
                 rows["predicted"].to_pylist() == predict(f1, images.pixels, 16, torch.device("cpu")).tolist()
             )
-
-
-def test_the_strongest_is_the_best_on_clean_images(finished):
-    run, _, _ = finished
-    accuracy = {}
-    for evaluation in run.plan.black_box:
-        if evaluation.images is None and evaluation.network.method == "imperceptible_bound":
-            rows = run.store.read(evaluation.cell)
-            accuracy[evaluation.network.cell.key] = np.mean(
-                rows["prediction"].to_numpy() == rows["label"].to_numpy()
-            )
-    _, (best,) = strongest(run)
-    assert accuracy[best.cell.key] == max(accuracy.values())
 
 
 def test_again_makes_nothing_and_needs_no_data(finished, monkeypatch):
@@ -166,7 +155,7 @@ def test_steps_one_by_one_equal_the_whole(finished, tiny, tmp_path):
 @pytest.mark.parametrize("moment", ["attack", "epoch", "evaluation"])
 def test_interrupted_anywhere_ends_the_same(finished, tiny, tmp_path, monkeypatch, moment):
     _, _, results = finished
-    target = {"attack": "attack_block", "evaluation": "white_box_block"}.get(moment)
+    target = {"attack": "attack_block", "evaluation": "predict"}.get(moment)
     calls = 0
 
     def stop(original):
@@ -207,14 +196,14 @@ def diverging(monkeypatch, k):
 
 
 def test_what_fails_is_a_hole_until_a_next_run_makes_it(finished, tiny, tmp_path, monkeypatch):
-    """The other training goes on, is the strongest, and what needs the failed one says so."""
+    """The other training goes on, and what needs the failed one says so."""
     _, _, results = finished
     with monkeypatch.context() as patch:
         diverging(patch, k=1)
         run = run_study(tiny, tmp_path)
     reason = "the loss of epoch 1 is nan: training diverged (learning rate 0.001)"
     waiting = f"needs 'imperceptible bound k=1 n=2', which failed: {reason}"
-    attacked = ("clean images", "fgsm 0.1", "fgsm 0.3", "deepfool")
+    attacked = ("clean images", "fgsm 0.1", "fgsm 0.3", "deepfool", "pgd 0.1 in steps of 0.025")
     assert {title: failure.reason for title, failure in run.failed.items()} == {
         "imperceptible bound k=1 n=2": reason,
         **{f"imperceptible bound k=1 n=2 against {attack}": waiting for attack in attacked},
@@ -225,7 +214,6 @@ def test_what_fails_is_a_hole_until_a_next_run_makes_it(finished, tiny, tmp_path
         str(lost.path),
         *(str(e.cell.path) for e in run.plan.black_box if e.network.cell == lost),
     } <= holes
-    assert strongest(run) == (True, (run.plan.defended[1],))
     assert {
         path: snapshot(results)[path] for path in snapshot(tmp_path) if path in snapshot(results)
     }.items() <= snapshot(tmp_path).items()
@@ -243,8 +231,8 @@ def test_where_the_base_network_fails_the_bound_is_made(tiny, tmp_path, monkeypa
     run = run_study(tiny, tmp_path)
     assert run.failed["base"].reason == "ValueError: no such layer"
     assert (
-        len(run.failed) == 1 + 4 + 2 + 1 + 16 + 1
-    )  # base, attacks, defenses, baseline, black box, white box of f1
+        len(run.failed) == 1 + 4 + 2 + 1 + 16 + 4
+    )  # base, attacks, defenses, baseline, black box, white box
     assert {path.split("/")[0] for path in snapshot(tmp_path)} == {"bound"}
 
 
@@ -259,6 +247,60 @@ def test_an_attack_that_raises_fails_alone(tiny, tmp_path, monkeypatch):
         "deepfool on test images",
         *(f"{n.title} against deepfool" for n in run.plan.networks),
     }
+
+
+# --- the white box --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """A study whose white box takes both of its attacks beside PGD, and keeps the images."""
+    results = tmp_path_factory.mktemp("white_box")
+    white_box = {"epsilon": [0.1], "step_divisors": [4], "steps": 3, "attacks": ["fgsm", "deepfool"]}
+    return run_study(tiny_study(), results, white_box={**white_box, "keep_images": True})
+
+
+def test_any_attack_on_any_network_is_measured_as_on_the_base_network(attacked):
+    run = attacked
+    assert run.failed == {}
+    clean, images = run.dataset.test.pixels / np.float32(255), run.dataset.test
+    for attack in run.plan.white_box:
+        network = model(run, attack.network)
+        for cell in attack.cells:
+            rows, made = run.store.read(cell), run.store.tensors(cell)["adversarial"]
+            assert rows["prediction"].to_pylist() == predict(network, made, 4, torch.device("cpu")).tolist()
+            change = np.abs(made.astype(np.float64) - clean).reshape(len(clean), -1)
+            assert rows["linf"].to_numpy() == pytest.approx(change.max(1))
+            assert rows["mean_l1"].to_numpy() == pytest.approx(change.mean(1))
+            assert min(rows["attack_s"].to_pylist()) > 0
+            by_hand = perturbed(network, images, attack, cell.columns["epsilon"])
+            assert np.array_equal(made, by_hand)
+
+
+def perturbed(network, images, attack, epsilon):
+    """The attack made by hand, block by block, at one epsilon: in whatever company it is the same."""
+    settings = attack.settings.with_epsilons((epsilon,))
+    seed = derive(attack.network.seed, *attack.draws)
+    pieces = [
+        attack_block(network, images.take(block), settings, "prediction", seed, 4)[0][1]
+        for block in blocks(len(images.ids), BATCHES_PER_BLOCK * 4)
+    ]
+    return np.concatenate(pieces)
+
+
+def test_what_was_made_on_the_base_network_is_its_white_box(attacked):
+    run = attacked
+    assert len(run.plan.measured) == 3
+    for evaluation in run.plan.measured:
+        rows, made = run.store.read(evaluation.cell), run.store.read(evaluation.images)
+        assert rows["prediction"].equals(made["adversarial_predicted"])
+        assert all(rows[name].equals(made[name]) for name in ("image_id", "l0", "mean_l1", "l2", "linf"))
+
+
+def test_white_box_norms_are_null_elsewhere(attacked):
+    clean = next(e.cell for e in attacked.plan.black_box if e.images is None)
+    rows = attacked.store.read(clean)
+    assert {rows[name].null_count for name in ("l0", "mean_l1", "l2", "linf", "attack_s")} == {len(rows)}
 
 
 # --- over Ray -------------------------------------------------------------------------------------------
@@ -287,7 +329,7 @@ def test_each_seed_is_what_it_is_alone(finished, tiny, tmp_path):
     alone, both = snapshot(results), snapshot(tmp_path)
     assert alone.items() <= both.items()
     assert len(both) == 2 * len(alone) - 2
-    assert {network.seed for network in strongest(run)[1]} == {0, 1}
+    assert run.failed == {}
 
 
 def test_an_ensemble_is_trained_beside_base_networks_of_other_seeds(tiny, tmp_path):

@@ -46,7 +46,12 @@ class Attack:
     step_size: float | None = None
 
     def columns(self) -> dict[str, Any]:
-        return {"attack_method": self.method, "epsilon": self.epsilon, "step_size": self.step_size}
+        return {
+            "attack_method": self.method,
+            "norm": None if self.name == "none" else "linf",
+            "epsilon": self.epsilon,
+            "step_size": self.step_size,
+        }
 
 
 def bound_network(k: float, n: int, entry: str = "imperceptible_bound", **settings: Any) -> Network:
@@ -141,7 +146,7 @@ class Study:
             "architecture": "convnet",
         }
         return {
-            "schema_version": 3,
+            "schema_version": 4,
             "study": {"settings": "of some version or other"},
             "about": about,
             "cells": [

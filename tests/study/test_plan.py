@@ -10,7 +10,7 @@ from harness.attacks.gradient_sign import Pgd
 from harness.defenses import DEFENSES
 from harness.networks import NETWORKS
 from harness.study import record
-from harness.study.plan import plan, white_box
+from harness.study.plan import plan
 from harness.study.reading import build
 
 
@@ -21,14 +21,23 @@ def keys(tiny, fingerprint="f", **changes):
         for cell in attack.cells:
             named[f"attack {attack.name} {attack.split} {cell.columns['epsilon']}"] = cell.key
     named |= {network.name: network.cell.key for network in made.networks}
-    return named | {f"evaluation {i}": e.cell.key for i, e in enumerate(made.black_box)}
+    named |= {f"evaluation {i}": e.cell.key for i, e in enumerate(made.black_box)}
+    return named | {f"white-box {i}": cell.key for i, cell in enumerate(made.white_box_cells())}
 
 
 def changed(before, after):
     return {name.split()[0] for name in before if before[name] != after.get(name)}
 
 
-EVERYTHING = {"bound", "base", "attack", "imperceptible_bound", "adversarial_images", "evaluation"}
+EVERYTHING = {
+    "bound",
+    "base",
+    "attack",
+    "imperceptible_bound",
+    "adversarial_images",
+    "evaluation",
+    "white-box",
+}
 
 
 def other_epochs(name):
@@ -39,7 +48,7 @@ def other_epochs(name):
 
 def test_no_two_cells_share_a_key(tiny):
     made = plan(build(tiny), "f", None)
-    cells = [*made.cells(), *(e.cell for e in white_box(made, (*made.bases, made.defended[0])))]
+    cells = made.cells()
     assert len({cell.key for cell in cells}) == len(cells)
     assert len({cell.path for cell in cells}) == len(cells)
 
@@ -59,15 +68,15 @@ def test_every_network_meets_every_set_of_images(tiny):
         ({"name": "other"}, set()),
         ({"compute": {"workers": 3}}, set()),
         ({"effectiveness_k": 1.0}, set()),
-        ({"white_box": {"epsilon": [0.2]}}, set()),
+        ({"white_box": {"epsilon": [0.2]}}, {"white-box"}),
         ({"fingerprint": "g"}, EVERYTHING),
         (
             {"base": {"epochs": 4, "learning_rate": 0.01, "batch_size": 32}},
             EVERYTHING - {"bound"},
         ),
         ({"base": {"epochs": 3, "learning_rate": 0.01, "batch_size": 32, "workers": 2, "threads": 3}}, set()),
-        (other_epochs("imperceptible_bound"), {"imperceptible_bound", "evaluation"}),
-        ({"protocol": "label"}, {"attack", "adversarial_images", "evaluation"}),
+        (other_epochs("imperceptible_bound"), {"imperceptible_bound", "evaluation", "white-box"}),
+        ({"protocol": "label"}, {"attack", "adversarial_images", "evaluation", "white-box"}),
         (
             {"dataset": {"source": "digits", "train_limit": 120, "test_limit": 41}},
             EVERYTHING,
@@ -110,9 +119,9 @@ def test_seeds_share_images_and_bound_alone(tiny):
     ("kind", "touched"),
     [
         (NETWORKS["convnet"], EVERYTHING - {"bound"}),
-        (ATTACKS["fgsm"], {"attack", "adversarial_images", "evaluation"}),
-        (DEFENSES["imperceptible_bound"], {"imperceptible_bound", "evaluation"}),
-        (DEFENSES["adversarial_images"], {"adversarial_images", "evaluation"}),
+        (ATTACKS["fgsm"], {"attack", "adversarial_images", "evaluation", "white-box"}),
+        (DEFENSES["imperceptible_bound"], {"imperceptible_bound", "evaluation", "white-box"}),
+        (DEFENSES["adversarial_images"], {"adversarial_images", "evaluation", "white-box"}),
     ],
 )
 def test_a_revision_of_code_makes_anew_what_it_makes(tiny, monkeypatch, kind, touched):
@@ -149,8 +158,8 @@ def test_an_ensemble_is_given_the_base_networks_of_other_seeds(tiny):
 
 def test_what_is_stored_tells_how_to_lay_a_study_out(tiny):
     made = plan(build({**tiny, "seeds": [0, 1]}), "f", None)
-    rows = record.planned(made, white_box(made, made.bases))
-    assert [row["position"] for row in rows] == list(range(2 * 4 * 4 + 2))
+    rows = record.planned(made)
+    assert [row["position"] for row in rows] == list(range(2 * 4 * (4 + 1)))
     assert {row["title"] for row in rows} == {
         "base",
         "imperceptible bound k=1 n=2",
@@ -161,22 +170,61 @@ def test_what_is_stored_tells_how_to_lay_a_study_out(tiny):
     assert {(row["access"], row["seed"]) for row in rows} == {
         (access, seed) for access in ("clean", "black_box", "white_box") for seed in (0, 1)
     }
-    about = record.about(made.study)
+    about = record.about(made)
     assert (about["dataset"], about["paper"], about["seeds"]) == ("digits", None, [0, 1])
 
 
 def test_white_box_steps(tiny):
     study = build({**tiny, "white_box": {"epsilon": [8 / 255], "step_divisors": [4, 10]}})
     made = plan(study, "f", None)
-    cells = [e.cell for e in white_box(made, made.bases)]
+    cells = [cell for cell in made.white_box_cells() if cell.columns["name"] == "base"]
     assert [c.columns["step_size"] for c in cells] == pytest.approx([2 / 255, 0.8 / 255])
     assert {c.partition["access"] for c in cells} == {"white_box"}
     assert {c.columns["source"] for c in cells} == {"base"}
+
+
+def in_white_box(made):
+    """(network, attack, epsilon) of each cell of the white box."""
+    return [tuple(cell.columns[c] for c in ("name", "attack", "epsilon")) for cell in made.white_box_cells()]
+
+
+def test_the_white_box_takes_any_attack_on_any_network(tiny):
+    """All networks unless some are named; what was made on the base network is not made again."""
+    spec = {"attacks": ["deepfool", "fgsm"]}
+    made = plan(build({**tiny, "white_box": spec}), "f", None)
+    names = [network.name for network in made.networks]
+    each = {("fgsm", 0.1), ("fgsm", 0.3), ("deepfool", None)}
+    assert set(in_white_box(made)) == {(name, *attack) for name in names for attack in each}
+    assert {e.images for e in made.measured} == {
+        c for a in made.attacks if a.split == "test" for c in a.cells
+    }
+    assert {attack.network.name for attack in made.white_box} == {*names} - {"base"}
+    some = {**spec, "networks": ["adversarial_images", "imperceptible_bound k=2 n=2"]}
+    made = plan(build({**tiny, "white_box": some}), "f", None)
+    named = {"adversarial_images fgsm 0.1", "imperceptible_bound k=2 n=2"}
+    assert {name for name, _, _ in in_white_box(made)} == named
+
+
+def test_a_finished_model_is_a_network_of_every_seed(tiny):
+    """One cell with its weights, whose digest is in the key; tested on the images of each seed."""
+    models = {"theirs": {"architecture": "convnet", "width": 5, "weights": "theirs.safetensors"}}
+    study = build({**tiny, "seeds": [0, 1], "models": models})
+    made, other = (plan(study, "f", {"theirs": digest}) for digest in ("a", "b"))
+    (model,) = made.models
+    assert model.cell.columns["seed"] is None and model.cell.needs == ()
+    assert model.architecture == study.models["theirs"]
+    tested = [e for e in made.black_box if e.network.name == "theirs"]
+    assert len(tested) == 2 * 4 and {e.cell.columns["seed"] for e in tested} == {0, 1}
+    assert ("theirs", "pgd", 0.1) in in_white_box(made)
+    assert len({cell.key for cell in made.cells()}) == len(made.cells())
+    changed = {cell.columns["name"] for cell in {*made.cells()} - {*other.cells()}}
+    assert changed == {"theirs"}
 
 
 def test_white_box_passes_on_how_pgd_is_run(tiny):
     how = {"steps": 7, "restarts": 2, "engine": "early_stop", "gradients": "bfloat16", "random_start": True}
     study = build({**tiny, "white_box": {"epsilon": [0.1], "step_divisors": [4], **how}})
     made = plan(study, "f", None)
-    (evaluation,) = white_box(made, made.bases)
-    assert evaluation.settings == Pgd(method="pgd", epsilon=(0.1,), step_divisor=4, **how)
+    assert {attack.settings for attack in made.white_box} == {
+        Pgd(method="pgd", epsilon=(0.1,), step_divisor=4, **how)
+    }

@@ -18,6 +18,7 @@ from harness.report.tables import (
     bound,
     effectiveness,
     failed,
+    rekeyed,
     seeds,
     speed,
     white_box,
@@ -33,6 +34,7 @@ TABLES = {
     "white_box": white_box.LAYOUT,
     "seeds": seeds.LAYOUT,
     "failed": failed.LAYOUT,
+    "rekeyed": rekeyed.LAYOUT,
     "speed": speed.LAYOUT,
 }
 

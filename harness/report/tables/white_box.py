@@ -8,7 +8,7 @@ from harness.report.tables.table import Layout, Line, Table, with_holes_counted
 
 
 def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
-    """A line for each network and epsilon, a column for each step size."""
+    """A line for each network, attack and epsilon, a column for each step size."""
     divisors = sorted({row["divisor"] for row in rows}, key=lambda divisor: (divisor is None, divisor))
     networks: dict[tuple[str, str], dict[float | None, Row]] = {}
     for row in rows:
@@ -17,7 +17,9 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
     for (_, attack), by_divisor in networks.items():
         title = next(iter(by_divisor.values()))["title"]
         lines.append((title, attack, *(accuracy(by_divisor.get(divisor)) for divisor in divisors)))
-    text = note(study, rows) + " Columns: the attack's step size."
+    text = note(study, rows)
+    if divisors != [None]:
+        text += " Columns: the attack's step size."
     if study["paper"]:
         text += " The paper's numbers cannot be read in its text."
     header = ("network", "attack", *map(_step_size, divisors))
@@ -25,7 +27,7 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
 
 
 def _step_size(divisor: float | None) -> str:
-    return "no steps" if divisor is None else f"eps/{divisor:g}"
+    return "accuracy" if divisor is None else f"eps/{divisor:g}"
 
 
 LAYOUT = Layout("over_seeds where layout = 'white_box'", lay_out)

@@ -1,0 +1,84 @@
+"""An attack from outside the package: a function with the harness's mark."""
+
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from harness.attacks.attack import Attack, Norm
+from harness.attacks.batch import seeded
+from harness.extensions import Extension, Kind, Used
+from harness.extensions.marks import AttackMark
+
+
+class ForeignAttack(Used, Attack):
+    """A function ``f(network, images, labels, ids, seed, *, settings) -> Tensor``, see ``extensions.attack``.
+
+    One with a setting ``epsilon`` is called for each of its values.
+    """
+
+    kind: ClassVar[Kind] = "attack"
+    is_limited: ClassVar[bool] = True
+
+    method: Literal["foreign"] = "foreign"
+
+    @property
+    def norm(self) -> Norm:
+        mark = self.extension().mark
+        assert isinstance(mark, AttackMark)
+        return mark.norm
+
+    @property
+    def epsilons(self) -> tuple[float | None, ...]:
+        """See ``Attack``: of the function's setting ``epsilon``, a number or several."""
+        if "epsilon" not in self.settings:
+            return (None,)
+        epsilon = self.settings["epsilon"]
+        return tuple(epsilon) if isinstance(epsilon, list) else (epsilon,)
+
+    def with_epsilons(self, epsilons: tuple[float | None, ...]) -> Self:
+        if self.epsilons == (None,):
+            return self
+        return self.model_copy(update={"settings": {**self.settings, "epsilon": list(epsilons)}})
+
+    def identity(self) -> dict[str, Any]:
+        """``use`` and all of the function's settings but epsilon."""
+        identity = self.model_dump(mode="json")
+        identity["settings"].pop("epsilon", None)
+        return identity
+
+    def cost(self, classes: int, values: int) -> float:
+        """What the mark says, summed over the epsilons."""
+        extension = self.extension()
+        return sum(extension.number("cost", keywords) for keywords in extension.keywords(self.settings))
+
+    def perturb(
+        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int, batch_size: int
+    ) -> list[Tensor]:
+        """The function, called for at most ``batch_size`` images at a time, in order, and each epsilon.
+
+        It may draw from global generators: they are seeded for every call. It gets copies, which it may
+        change.
+        """
+        extension, results = self.extension(), []
+        for epsilon, keywords in zip(self.epsilons, extension.keywords(self.settings), strict=True):
+            batches = []
+            parts = (tensor.split(batch_size) for tensor in (images, labels, ids))
+            for part in zip(*parts, strict=True):
+                given = [tensor.clone() for tensor in part]
+                with seeded(seed, part[2], epsilon):
+                    made = extension.call(network, *given, seed, **keywords)
+                batches.append(_checked(extension, made, part[0]))
+            results.append(torch.cat(batches))
+        return results
+
+
+def _checked(extension: Extension, made: Any, images: Tensor) -> Tensor:
+    """What came back, without its graph; RuntimeError where it is not like the images that went in."""
+    if not isinstance(made, Tensor):
+        expected = f"a float32 tensor {tuple(images.shape)}"
+        raise RuntimeError(f"{extension.algorithm} should return {expected}, got {type(made).__name__}")
+    if (made.shape, made.dtype, made.device) != (images.shape, images.dtype, images.device):
+        expected, came = (f"{t.dtype} {tuple(t.shape)} on {t.device}" for t in (images, made))
+        raise RuntimeError(f"{extension.algorithm} should return {expected}, got {came}")
+    return made.detach()

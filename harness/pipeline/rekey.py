@@ -1,0 +1,164 @@
+"""Finished cells kept through an edit of code from outside that changes no number.
+
+The digest of a package is in the keys of the cells made with it, so any edit makes them anew, that of a
+comment too. Here a seeded sample of them is made again with the code as it is now; where every value is
+equal, all of them get the keys that they would have now, and the study's record keeps that they did.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.pipeline.recompute import differences
+from harness.pipeline.run import Run, Silent, check, keep_record, work_of
+from harness.pipeline.steps import STEPS
+from harness.results import locking
+from harness.results.cells import Cell
+from harness.results.records import SCHEMAS
+from harness.results.store import Store
+from harness.seeds import generator
+from harness.study.plan import plan
+from harness.study.spec import Study
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A cell of the sample made again: empty ``differences`` are equality in every value and tensor."""
+
+    title: str
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rekeyed:
+    """What was found: the ``sample``, and how many ``cells`` got new keys, none where a value differs."""
+
+    sample: tuple[Compared, ...]
+    cells: int
+
+
+def rekey(study: Study, store: Store, data: Path | None, count: int, seed: int) -> Rekeyed:
+    """Give a study's finished cells the keys of its code as it is, if ``count`` of them made again are equal.
+
+    Raises HarnessError where the study was not run here, or its code is what its cells were made with.
+    """
+    run = check(study, store, data, Silent())
+    pairs, before = _moved(run, _earlier_code(store, study))
+    sample = _drawn(pairs, count, seed)
+    try:
+        compared = tuple(_compare(run, store, pairs, sample))
+    finally:
+        run.close()
+    if any(each.differences for each in compared):
+        return Rekeyed(compared, 0)
+    run.store = store
+    facts = {"from": dict(before), "to": dict(run.plan.code), "cells": len(pairs), "sample": len(compared)}
+    for new, old in _in_order(pairs):
+        _copy(old, store, new, store, rekeyed_from=old.key)
+    keep_record(run, {**facts, "at": datetime.now(UTC).isoformat(timespec="seconds")})
+    _remove(store, [*pairs.values()])
+    return Rekeyed(compared, len(pairs))
+
+
+def _earlier_code(store: Store, study: Study) -> list[Mapping[str, str]]:
+    """The digests that the study's cells may have been made with, the latest first."""
+    recorded = store.studies().get(study.name)
+    if recorded is None:
+        raise HarnessError(f"no study '{study.name}' in '{store.folder}': nothing to give new keys")
+    about = recorded["about"]
+    return [about.get("code", {}), *about.get("earlier_code", [])]
+
+
+def _moved(run: Run, earlier: list[Mapping[str, str]]) -> tuple[dict[Cell, Cell], Mapping[str, str]]:
+    """Cell as it would be now -> the finished cell of other code, and that code: the latest that has any."""
+    if not run.plan.code:
+        raise HarnessError(f"study '{run.study.name}' names no code from outside: nothing to give new keys")
+    ground = run.plan.ground
+    fingerprint = ground.data["train"]["fingerprint"]
+    now = run.plan.cells()
+    for code in earlier:
+        if code.keys() == run.plan.code.keys():
+            then = plan(run.study, fingerprint, ground.weights, code).cells()
+            missing = {*run.store.missing(now)}
+            pairs = {
+                new: old
+                for new, old in zip(now, then, strict=True)
+                if new != old and new in missing and run.store.is_done(old)
+            }
+            if pairs:
+                return pairs, code
+    raise HarnessError(
+        f"no finished cell of study '{run.study.name}' was made with other code: nothing to give new keys"
+    )
+
+
+def _drawn(pairs: Mapping[Cell, Cell], count: int, seed: int) -> list[Cell]:
+    """The cells to make again: some of each table, so that every kind of work is among them."""
+    rng = generator(seed, "rekey")
+    cells = list(pairs)
+    order = [cells[position] for position in rng.permutation(len(cells))]
+    first = [next(cell for cell in order if cell.table == table) for table in {c.table: None for c in order}]
+    rest = [cell for cell in order if cell not in first]
+    return [*first, *rest][: max(count, 1)]
+
+
+def _compare(run: Run, store: Store, pairs: Mapping[Cell, Cell], sample: list[Cell]) -> Iterator[Compared]:
+    """The sample made again, step by step: none of a step's cells needs another of them."""
+    for step in STEPS:
+        wanted = [cell for cell in work_of(step).cells(run) if cell in sample]
+        if not wanted:
+            continue
+        with _scratch(store) as scratch:
+            for need in {need for cell in wanted for need in cell.needs}:
+                _copy(pairs.get(need, need), store, need, scratch)
+            run.store, run.only, run.failed = scratch, frozenset(wanted), {}
+            work_of(step).make(run)
+            for cell in wanted:
+                failure = run.failed.get(cell.title)
+                found = (failure.reason,) if failure else differences(pairs[cell], store, cell, scratch)
+                yield Compared(cell.title, found)
+
+
+@contextmanager
+def _scratch(store: Store) -> Iterator[Store]:
+    """A store that all machines of a cluster see, gone after."""
+    folder = locking.scratch(store.local_root or Path(tempfile.gettempdir()))
+    try:
+        yield Store(folder).open()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_order(pairs: Mapping[Cell, Cell]) -> Iterator[tuple[Cell, Cell]]:
+    """Each pair after those that its cell needs."""
+    given: set[Cell] = set()
+    waiting = dict(pairs)
+    while waiting:
+        ready = [new for new in waiting if not (set(new.needs) & waiting.keys()) - given]
+        for new in ready:
+            yield new, waiting.pop(new)
+        given.update(ready)
+
+
+def _copy(old: Cell, source: Store, new: Cell, target: Store, **facts: Any) -> None:
+    """The values of a cell under another's key, with the facts of when and where they were made."""
+    rows = source.read(old)
+    measured = [name for name in SCHEMAS[new.table].schema.names if name not in {"cell", *new.columns}]
+    meta = source.metadata(old.path)
+    tensors = source.tensors(old) if meta["artifact"] else None
+    values = {name: rows[name].to_pylist() for name in measured}
+    target.write(new, values, tensors, **{**meta["facts"], **facts})
+
+
+def _remove(store: Store, cells: list[Cell]) -> None:
+    """The cells that no study names any more."""
+    named = {cell["path"] for record in store.studies().values() for cell in record["cells"]}
+    for cell in cells:
+        if cell.path.as_posix() not in named:
+            store.remove(cell.path)
