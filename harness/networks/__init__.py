@@ -6,10 +6,14 @@ what ``build`` makes of it. To add one: a file like ``convnet``, and its line in
 
 from harness.networks.classifier import Architecture
 from harness.networks.convnet import ConvNet
+from harness.networks.timm import Timm
+from harness.networks.torchvision import Torchvision
 from harness.networks.vgg16 import Vgg16
 
 # By the word that a study names it with.
 NETWORKS: dict[str, type[Architecture]] = {
     "convnet": ConvNet,
     "vgg16": Vgg16,
+    "torchvision": Torchvision,
+    "timm": Timm,
 }
