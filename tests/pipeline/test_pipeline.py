@@ -353,7 +353,7 @@ def test_the_bound_alone_asks_for_no_weights(tiny, tmp_path):
     run = prepare(study, store, None, Silence(), ("bound",))
     assert run_steps(run, ("bound",)) == 2
     assert {cell["table"] for cell in store.studies()["tiny"]["cells"]} == {"bound"}
-    with pytest.raises(HarnessError, match="network.weights: no file"):
+    with pytest.raises(HarnessError, match="weights: no file"):
         prepare(study, store, None, Silence())
 
 
