@@ -9,6 +9,7 @@ from conftest import images
 from outside import ATTACK, DEFENSE, NETWORK, outside_of
 
 from harness.attacks import Attack, perturb
+from harness.attacks.deepfool import DeepFool
 from harness.attacks.foreign import ForeignAttack
 from harness.defenses.foreign import ForeignDefense
 from harness.errors import HarnessError
@@ -102,6 +103,28 @@ def test_attacks_that_break_their_word(outside, body, message):
     name = outside.module(f"{head}def f(network, images, labels, ids, seed, *, epsilon: float): {body}\n")
     with pytest.raises(RuntimeError, match=message.format(name)):
         attacked(ForeignAttack(use=f"{name}:f", settings={"epsilon": 0.1}))
+
+
+WHOLE = """
+from harness import extensions
+from harness.attacks.deepfool import DeepFool
+
+@extensions.attack(norm="l2", cost=40)
+def deepfool(network, images, labels, ids, seed, batch_size, *, steps: int = 100):
+    (made,) = DeepFool(method="deepfool", steps=steps).perturb(network, images, labels, ids, seed, batch_size)
+    return made
+"""
+
+
+def test_an_attack_may_make_its_own_batches(outside):
+    """DeepFool handed on, with all images of a block: those that are done make room for others as always."""
+    network = build_network(ConvNet(width=2), PIXELS, 3, 0).eval()
+    x = as_input(torch.from_numpy(PIXELS))
+    labels, ids = network(x).argmax(1), torch.arange(len(x))
+    theirs = ForeignAttack(use=f"{outside.module(WHOLE)}:deepfool")
+    (made,) = perturb(network, x, labels, ids, theirs, SEED, 4)
+    (built_in,) = perturb(network, x, labels, ids, DeepFool(method="deepfool"), SEED, 4)
+    assert torch.equal(made, built_in) and not torch.equal(made, x)
 
 
 def test_a_network_is_what_its_factory_makes(package):
