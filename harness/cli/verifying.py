@@ -66,7 +66,7 @@ def verify(
     type=click.IntRange(1),
     default=6,
     show_default=True,
-    help="Finished cells to make again with the code as it is now.",
+    help="Finished cells to make again with the code as it is now; for each of your functions at least one.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Which cells are drawn.")
 def rekey(options: RunOptions, sample: int, seed: int) -> None:
