@@ -1,11 +1,17 @@
-"""A batch under attack: gradients with respect to images, weights left alone, and a batch that stays full."""
+"""A batch under attack: gradients with respect to images, weights left alone, and a batch that stays full.
 
+And for code that is not the harness's: global generators with a seed.
+"""
+
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness import seeds
 from harness.networks.classifier import Classifier, low_precision
 
 State = dict[str, Tensor]  # what an attack knows of each image: a row an image in every tensor
@@ -91,3 +97,26 @@ def compacted(images: State, size: int, step: Callable[[State], tuple[State, Ten
             batch[name] = torch.cat([value[~done], images[name][entering]])
         slots = torch.cat([slots[~done], entering])
     return last
+
+
+# --- code that is not the harness's -----------------------------------------------------------------
+
+
+@contextmanager
+def seeded(seed: int, ids: Tensor, epsilon: float | None) -> Iterator[None]:
+    """The global generators of torch, numpy and random seeded for one batch; as before afterwards.
+
+    By the attack's seed, the id of the batch's first image (``ids`` int64 [B]) and the radius: what other
+    batches or radii drew has no effect.
+    """
+    drawn = seeds.derive(seed, "global", int(ids[0]), epsilon)
+    of_numpy, of_random = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else []):
+        torch.manual_seed(drawn)
+        np.random.seed(drawn % 2**32)
+        random.seed(drawn)
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)
+            random.setstate(of_random)

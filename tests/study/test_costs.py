@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import attack_cases
 import pytest
 import torch
 from conftest import run_study
@@ -54,9 +55,7 @@ def test_gradients_of_an_attack_are_those_it_takes(settings: dict[str, Any]):
 
 def test_every_method_has_a_price():
     for name, model in ATTACKS.items():
-        settings = model.model_validate(
-            {"method": name} | ({"epsilon": (0.1,)} if "epsilon" in model.model_fields else {})
-        )
+        settings = model.model_validate(attack_cases.shortest(name))
         assert settings.cost(10, 784) > 0
 
 
