@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks import ATTACKS, perturb
-from harness.attacks.adapter import Adapter, Library
-from harness.attacks.adapter_arguments import arguments_of
+from harness.attacks.adapters.adapter import Adapter, Library
+from harness.attacks.adapters.arguments import arguments_of
 from harness.settings import Mistakes, validated
 
 PAGE = Path(__file__).parents[1] / "docs" / "adapters.md"

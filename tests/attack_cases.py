@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from harness.attacks import ATTACKS
-from harness.attacks.adapter_art import ArtAttack
-from harness.attacks.adapter_foolbox import FoolboxAttack
-from harness.attacks.adapter_torchattacks import TorchattacksAttack
+from harness.attacks.adapters.art import ArtAttack
+from harness.attacks.adapters.foolbox import FoolboxAttack
+from harness.attacks.adapters.torchattacks import TorchattacksAttack
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
 from harness.attacks.deepfool import DeepFool

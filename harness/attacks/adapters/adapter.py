@@ -20,8 +20,8 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validat
 from torch import Tensor, nn
 
 from harness import seeds
-from harness.attacks.adapter_arguments import filled, mistakes, typed, unobtainable
-from harness.attacks.adapter_arguments import finite as without_infinity
+from harness.attacks.adapters.arguments import filled, mistakes, typed, unobtainable
+from harness.attacks.adapters.arguments import finite as without_infinity
 from harness.attacks.attack import Attack, Norm
 from harness.attacks.batch import class_count, seeded
 from harness.errors import HarnessError, did_you_mean
@@ -92,6 +92,7 @@ class Adapter(Attack, ABC):
 
     model_config = ConfigDict(serialize_by_alias=True)
 
+    is_limited: ClassVar[bool] = True
     library: ClassVar[Library]
 
     attack: str = Field(description="the class's name in its library")

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from harness.attacks.adapter import Adapter, Arguments, Case, Library, Made
-from harness.attacks.adapter_arguments import arguments_of
+from harness.attacks.adapters.adapter import Adapter, Arguments, Case, Library, Made
+from harness.attacks.adapters.arguments import arguments_of
 from harness.attacks.attack import Norm
 
 _RADII = ("eps", "max_epsilon")

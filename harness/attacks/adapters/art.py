@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.attacks.adapter import Adapter, Arguments, Case, Library, Made
-from harness.attacks.adapter_arguments import arguments_of
+from harness.attacks.adapters.adapter import Adapter, Arguments, Case, Library, Made
+from harness.attacks.adapters.arguments import arguments_of
 from harness.attacks.attack import Norm
 
 _NORMS: dict[Any, Norm] = {"inf": "linf", math.inf: "linf", 1: "l1", 2: "l2"}
