@@ -1,6 +1,7 @@
 """Defenses: a loss for each sample, made from what the defense declares, that trains a network."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -42,38 +43,34 @@ class DefenseCase:
         return build(architecture, self.images.pixels, self.classes, seed).to(device()).eval()
 
     @cached_property
-    def complete(self) -> Inputs:
-        """All that any defense may declare."""
+    def _all(self) -> Inputs:
+        """Whatever a defense may declare; handed out as copies, for who gets it may change it."""
         pixels, labels, ids = (
             to_tensor(values, device())
             for values in (self.images.pixels, self.images.labels, self.images.ids)
         )
         inputs = Inputs(pixels, labels, ids)
         clean = inputs.clean(torch.arange(len(ids), device=device()))
-        with torch.no_grad():
-            outputs = log_softmax(self.network()(clean), dim=1)
-        distance = _DISTANCE * (1 + torch.arange(len(ids), device=device()) / len(ids))
         bases = tuple(self.network(seed).requires_grad_(False) for seed in (1, 2))
-        return replace(
-            inputs, distance=distance, base_outputs=outputs, adversarial=clean.clone(), other_bases=bases
-        )
+        with torch.no_grad():
+            # Of another network than the one in training, or there would be nothing to learn from them.
+            outputs = log_softmax(bases[0](clean), dim=1)
+        distance = _DISTANCE * (1 + torch.arange(len(ids), device=device()) / len(ids))
+        return replace(inputs, distance=distance, base_outputs=outputs, adversarial=clean, other_bases=bases)
 
     def inputs(self, needs: Needs) -> Inputs:
-        """Those that are declared, and clean images and labels."""
+        """Clean images and labels, and what is declared."""
+        every = deepcopy(self._all)
         return replace(
-            self.complete,
-            distance=self.complete.distance if needs.bound else None,
-            base_outputs=self.complete.base_outputs if needs.base_outputs else None,
-            adversarial=self.complete.adversarial if needs.images_of else None,
-            other_bases=self.complete.other_bases if needs.other_bases else (),
+            every,
+            distance=every.distance if needs.bound else None,
+            base_outputs=every.base_outputs if needs.base_outputs else None,
+            adversarial=every.adversarial if needs.images_of else None,
+            other_bases=every.other_bases if needs.other_bases else (),
         )
 
-    @cached_property
-    def given(self) -> Inputs:
-        return self.inputs(self.defense.needs())
-
     def objective(self, inputs: Inputs | None = None) -> Objective:
-        return self.defense.objective(inputs or self.given, _SEED)
+        return self.defense.objective(inputs or self.inputs(self.defense.needs()), _SEED)
 
     def samples(self, objective: Objective) -> Tensor:
         """Evenly over all, the first and the last among them."""
@@ -97,37 +94,29 @@ class DefenseCase:
 def _needs(case: DefenseCase) -> Finding:
     """What is used and not declared, and the other way round. Faults that neither explains are for others."""
     declared = case.defense.needs()
-    reason = _failure(case, case.given)
+    reason = _failure(case, declared)
     if reason is not None:
-        lacking = [
-            part
-            for part in _undeclared(declared)
-            if not _failure(case, case.inputs(_with(declared, part, True)))
-        ]
-        if not lacking and not _failure(case, case.complete):
-            lacking = list(_undeclared(declared))
+        undeclared = [part for part in _PARTS if not getattr(declared, part)]
+        lacking = [part for part in undeclared if not _failure(case, _with(declared, {part: True}))]
+        if not lacking and not _failure(case, _with(declared, dict.fromkeys(undeclared, True))):
+            lacking = undeclared
         return held(not lacking, f"use of {', '.join(lacking)}, which it does not declare: {reason}")
     for part in ("bound", "base_outputs"):
-        if getattr(declared, part) and not _failure(case, case.inputs(_with(declared, part, False))):
+        if getattr(declared, part) and not _failure(case, _with(declared, {part: False})):
             return Finding("note", f"'{part}' declared, and the same loss without it")
     return Finding("ok")
 
 
-def _undeclared(needs: Needs) -> Iterator[str]:
-    return (part for part in _PARTS if not getattr(needs, part))
-
-
-def _with(needs: Needs, part: str, declared: bool) -> Needs:
-    changes: dict[str, Any] = {part: declared}
+def _with(needs: Needs, changes: dict[str, Any]) -> Needs:
     return replace(needs, **changes)
 
 
-def _failure(case: DefenseCase, inputs: Inputs) -> str | None:
+def _failure(case: DefenseCase, needs: Needs) -> str | None:
     """Why there are no losses with these inputs; None where there are."""
     try:
-        objective = case.objective(inputs)
+        objective = case.objective(case.inputs(needs))
         case.losses(objective, case.samples(objective))
-    except Exception as error:  # whatever a user's code raises
+    except (Exception, SystemExit) as error:  # whatever a user's code raises
         return Failed.of(error).reason
     return None
 
@@ -206,6 +195,7 @@ def _training(case: DefenseCase) -> Finding:
     network = case.network()
     before = {name: value.clone() for name, value in network.named_parameters()}
     training = Training(network, case.objective(), case.defense, _SEED, case.images)
+    training.start()
     losses = [training.run_epoch()["loss"] for _ in range(2)]
     after = dict(training.network.named_parameters())
     if not all(value.isfinite().all() for value in after.values()):
@@ -217,13 +207,14 @@ def _training(case: DefenseCase) -> Finding:
 
 def _inputs(case: DefenseCase) -> Finding:
     """Tensors by value; the other networks by their weights, gradients and mode."""
-    copies: dict[str, Any] = {name: value.clone() for name, value in _tensors(case.given)}
-    given = replace(case.given, **copies)
+    given, before = (case.inputs(case.defense.needs()) for _ in range(2))
     bases = [_state(base) for base in given.other_bases]
     objective = case.objective(given)
-    case.losses(objective, case.samples(objective)).mean().backward()
-    before = dict(_tensors(case.given))
-    changed = [name for name, value in _tensors(given) if not torch.equal(value, before[name])]
+    losses = case.losses(objective, case.samples(objective))
+    if losses.requires_grad:
+        losses.mean().backward()
+    values = dict(_tensors(before))
+    changed = [name for name, value in _tensors(given) if not torch.equal(value, values[name])]
     if bases != [_state(base) for base in given.other_bases]:
         changed.append("other_bases")
     return held(not changed, f"changes of {', '.join(changed)}")
