@@ -225,7 +225,7 @@ def check(
     weights, code = _outside(study) if uses_network else ({}, {})
     planned = plan(study, datasets.fingerprint(study.dataset, data), weights, code)
     run = Run(study, store, data, planned, progress, knows_networks=uses_network)
-    if planned.code and run.missing(planned.cells()):
+    if code and run.missing(planned.cells()):
         check_networks(study, data, lambda: run.dataset)
     return run
 
