@@ -1,5 +1,6 @@
 """An attack from outside the package: a function with the harness's mark."""
 
+import inspect
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from harness.attacks.attack import Attack, Norm
 from harness.attacks.batch import seeded
 from harness.extensions import Extension, Kind, Used
-from harness.extensions.marks import AttackMark
+from harness.extensions.marks import BATCH_SIZE, AttackMark
 
 
 class ForeignAttack(Used, Attack):
@@ -57,17 +58,19 @@ class ForeignAttack(Used, Attack):
     ) -> list[Tensor]:
         """The function, called for at most ``batch_size`` images at a time, in order, and each epsilon.
 
-        It may draw from global generators: they are seeded for every call. It gets copies, which it may
-        change.
+        One that takes ``batch_size`` itself gets all images at once. It may draw from global generators:
+        they are seeded for every call. It gets copies, which it may change.
         """
         extension, results = self.extension(), []
+        takes_all = BATCH_SIZE in inspect.signature(extension.function).parameters
+        size, last = (len(images), (batch_size,)) if takes_all else (batch_size, ())
         for epsilon, keywords in zip(self.epsilons, extension.keywords(self.settings), strict=True):
             batches = []
-            parts = (tensor.split(batch_size) for tensor in (images, labels, ids))
+            parts = (tensor.split(size) for tensor in (images, labels, ids))
             for part in zip(*parts, strict=True):
                 given = [tensor.clone() for tensor in part]
                 with seeded(seed, part[2], epsilon):
-                    made = extension.call(network, *given, seed, **keywords)
+                    made = extension.call(network, *given, seed, *last, **keywords)
                 batches.append(_checked(extension, made, part[0]))
             results.append(torch.cat(batches))
         return results

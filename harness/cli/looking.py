@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import (
+    code_option,
     existing_store,
     format_option,
     overrides_option,
@@ -102,6 +103,7 @@ def ui(port: int, results: str, uri: str | None) -> None:
 @click.command()
 @click.argument("study")
 @overrides_option
+@code_option
 def show(study: str, overrides: tuple[str, ...]) -> None:
     """Every setting of STUDY, defaults filled in, as YAML."""
     import yaml

@@ -53,6 +53,26 @@ format_option = click.option(
 study_option = click.option(
     "--study", default=None, help="Only this study's results.  [default: the one run last]"
 )
+
+
+def _find_packages(context: click.Context, parameter: click.Parameter, folders: tuple[Path, ...]) -> None:
+    if folders:
+        from harness import extensions
+
+        extensions.code_folder(folders)
+
+
+# Takes effect as it is read, before any command looks at its study.
+code_option = click.option(
+    "--code",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    envvar="HARNESS_CODE",
+    show_envvar=True,
+    expose_value=False,
+    callback=_find_packages,
+    help="Folder of packages that are not installed, for a study that uses some. May be repeated.",
+)
 _workers_option = click.option(
     "--workers", type=int, default=None, help="Shards at once (compute.workers); 0 runs without Ray."
 )
@@ -81,6 +101,7 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @click.argument("study")
     @overrides_option
+    @code_option
     @data_option
     @_workers_option
     @results_option

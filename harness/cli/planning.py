@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import data_option, format_option, overrides_option, results_option
+from harness.cli.options import code_option, data_option, format_option, overrides_option, results_option
 
 if TYPE_CHECKING:
     from harness.data.source import Extent
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study", required=False)
 @overrides_option
+@code_option
 @data_option
 @click.option(
     "--workers",

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import RunOptions, data_option, existing_store, results_option, run_options
+from harness.cli.options import (
+    RunOptions,
+    code_option,
+    data_option,
+    existing_store,
+    results_option,
+    run_options,
+)
 
 if TYPE_CHECKING:
     from harness.results.store import Store
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Which cells --recompute draws.")
 @click.option("--workers", type=int, default=None, help="As for `harness run`, for --recompute.")
 @click.option("--study", default=None, help="For --recompute: only this study's cells.  [default: all]")
+@code_option
 @data_option
 @results_option
 def verify(
@@ -58,7 +66,7 @@ def verify(
     type=click.IntRange(1),
     default=6,
     show_default=True,
-    help="Finished cells to make again with the code as it is now.",
+    help="Finished cells to make again with the code as it is now; for each of your functions at least one.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Which cells are drawn.")
 def rekey(options: RunOptions, sample: int, seed: int) -> None:

@@ -9,25 +9,28 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from harness.cluster import nodes
+from harness.cluster import nodes, shipping
 from harness.cluster.workers import Cluster
 from harness.errors import HarnessError
 from harness.study.spec import ComputeSpec
 
 _REMIND_S = 30  # between two messages while waiting
+_QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
 @contextmanager
-def connect(compute: ComputeSpec) -> Iterator[Cluster]:
+def connect(compute: ComputeSpec, code: Iterable[str] = ()) -> Iterator[Cluster]:
     """A running Ray cluster where there is one (RAY_ADDRESS, or this machine's), else one started here.
 
-    Waits for what the study asks for; what was started here is stopped after. Raises HarnessError where it
-    does not come, or no connection is had.
+    Waits for what the study asks for; what was started here is stopped after. ``code``: packages that its
+    workers must find: to a cluster those of --code are sent as they are now, a Ray started here finds them
+    where they lie, one that this process had before keeps its own path. Raises HarnessError where what is
+    asked for does not come, no connection is had, or a package can't be sent.
     """
     if compute.workers == 0:
         yield Cluster(workers=1, cores=1, gpus=0, retries=0, local=True)
@@ -39,7 +42,7 @@ def connect(compute: ComputeSpec) -> Iterator[Cluster]:
 
     was_connected = ray.is_initialized()
     with _sigterm_as_before():
-        is_shared = was_connected or _attach()
+        is_shared = was_connected or _attach(code)
     try:
         _wait(compute, compute.wait_s if is_shared else 0)
         yield _cluster(compute)
@@ -115,30 +118,47 @@ def _lacking(compute: ComputeSpec) -> str:
 # --- joining or starting Ray ---
 
 
-def _attach() -> bool:
+def _attach(code: Iterable[str]) -> bool:
     """Join the cluster that this machine belongs to (True), else start a Ray for this process (False)."""
     import ray
     from ray._private.utils import read_ray_address
 
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     named = os.environ.get("RAY_ADDRESS")
     # Not "auto": that takes any Ray whose process it sees, another harness's own or one in a container that
     # can't be reached.
     address = named or read_ray_address()
     if address in (None, "local"):
         _keep_token_private()
-        ray.init(address="local", include_dashboard=False, **quiet)
+        # Its workers wait with this environment; one of Ray's would have others started, a second later.
+        with shipping.on_path(code):
+            ray.init(address="local", include_dashboard=False, **_QUIET)
         return False
     joined = f"{address}, which this machine has joined (to run without it: `ray stop`)"
     source = f"RAY_ADDRESS={named}" if named else joined
     if not _answers(address):
         raise HarnessError(f"no Ray cluster answers at {source}")
     try:
-        ray.init(address=address, **quiet)
+        _join(address, code)
     except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
         # Another version of Ray or Python, no token or a wrong one: Ray says which.
         raise HarnessError(f"the Ray cluster at {source} can't be used: {error}") from error
     return True
+
+
+def _join(address: str, code: Iterable[str]) -> None:
+    """Connect to the cluster there, and send it the packages."""
+    import ray
+
+    with shipping.runtime_env(code) as environment:
+        try:
+            ray.init(address=address, runtime_env=environment, **_QUIET)
+        except ray.exceptions.RuntimeEnvSetupError as error:
+            ray.shutdown()
+            reason = str(error.__cause__ or error).split(". ")[0]  # then comes advice on Ray's own settings
+            raise HarnessError(
+                f"a package of --code can't be sent to Ray's workers: {reason}. A .rayignore in its folder "
+                "names files that may stay behind"
+            ) from error
 
 
 def _answers(address: str) -> bool:

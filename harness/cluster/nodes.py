@@ -6,12 +6,14 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness import extensions
+from harness.cluster import shipping
 from harness.cluster.workers import Cluster
 from harness.errors import HarnessError
 from harness.results.cells import hardware
@@ -25,11 +27,15 @@ _ANSWER_S = 120  # for a node to start a process and say what it has
 
 @dataclass(frozen=True)
 class Node:
-    """A machine, by its own account: ``versions`` of what enters results; whether it sees the driver's."""
+    """A machine, by its own account: ``versions`` of what enters results; whether it sees the driver's.
+
+    ``code``: those of the study's packages from outside that its workers find.
+    """
 
     versions: dict[str, str]
     interfaces: tuple[str, ...]
     sees_results: bool
+    code: Mapping[str, shipping.Package] = field(default_factory=dict)
 
 
 def alive() -> dict[str, str]:
@@ -43,33 +49,36 @@ def alive() -> dict[str, str]:
     }
 
 
-def check_nodes(cluster: Cluster, store: Store) -> None:
-    """See that all machines have the driver's versions and its results.
+def check_nodes(cluster: Cluster, store: Store, code: Mapping[str, str]) -> None:
+    """See that all machines have the driver's versions, its results, and the study's packages from outside.
 
-    Costs nothing where there is but one. Raises HarnessError that lists what is not so.
+    ``code``: package -> digest, as it was planned with. Costs nothing where there is but one machine and no
+    such package: of one, the workers' path may still be another than the driver's. Raises HarnessError that
+    lists what is not so, Moved where the driver's own packages have changed.
     """
     if cluster.local:
         return
     node_ids = alive()
-    if len(node_ids) < 2:
+    if len(node_ids) < 2 and not code:
         return
+    extensions.must_be(code)
     with store.probe() as probe:
-        calls = {title: _ask(node, store, probe) for title, node in node_ids.items()}
-        driver, others = here(store, probe), _answers(calls)
+        calls = {title: _ask(node, store, probe, code) for title, node in node_ids.items()}
+        driver, others = here(store, probe, code), _answers(calls)
     lines = problems(driver, others, str(store.folder), cluster.interface)
     if lines:
         listed = "\n".join(f"  {line}" for line in lines)
         raise HarnessError(f"the machines of the Ray cluster can't work on this study together:\n{listed}")
 
 
-def _ask(node: str, store: Store, probe: str) -> Any:
+def _ask(node: str, store: Store, probe: str, code: Iterable[str]) -> Any:
     """The reference of what ``here`` will answer on the node with this id."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     task = ray.remote(here).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-    return task.remote(store, probe)
+    return task.remote(store, probe, tuple(code))
 
 
 def _answers(calls: Mapping[str, Any]) -> dict[str, Node | str]:
@@ -88,8 +97,10 @@ def _answers(calls: Mapping[str, Any]) -> dict[str, Node | str]:
     return answers
 
 
-def here(store: Store, probe: str) -> Node:
-    """This machine, where ``probe`` is what the driver left in its results."""
+def here(store: Store, probe: str, code: Iterable[str]) -> Node:
+    """This machine, where ``probe`` is what the driver left in its results, ``code`` what packages are
+    wanted.
+    """
     facts = hardware()
     # A machine without a GPU has another build of the same version.
     packages = {
@@ -97,7 +108,8 @@ def here(store: Store, probe: str) -> Node:
     }
     python = ".".join(facts["python"].split(".")[:2])
     versions = {"Python": python, "schema": str(SCHEMA_VERSION), **packages, "harness's source": _source()}
-    return Node(versions, interfaces(), _soon(lambda: store.sees_probe(probe)))
+    sees_results = _soon(lambda: store.sees_probe(probe))
+    return Node(versions, interfaces(), sees_results, shipping.packages(code))
 
 
 def _soon(condition: Callable[[], bool]) -> bool:
@@ -140,6 +152,7 @@ def _problems(driver: Node, node: Node, results: str, interface: str | None) -> 
         wanted, there = driver.versions.get(what, "none"), node.versions.get(what, "none")
         if wanted != there:
             reasons.append(f"{what} {there}, but {wanted} where the study was started")
+    reasons += shipping.problems(driver.code, node.code)
     if not node.sees_results:
         reasons.append(
             f"the results in '{results}' are not there: name storage that all machines share with --results"

@@ -16,6 +16,7 @@ Stated = float | Callable[[Mapping[str, Any]], float]
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 _ATTRIBUTE = "harness_mark"
+BATCH_SIZE = "batch_size"  # the parameter of an attack that makes its own batches
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class NetworkMark:
 
     kind: ClassVar[Kind] = "network"
     parameters: ClassVar[tuple[str, ...]] = ("channels", "size", "classes")
+    optional: ClassVar[tuple[str, ...]] = ()
     numbers: ClassVar[tuple[str, ...]] = ()
 
     title: str | None = None
@@ -38,6 +40,7 @@ class AttackMark:
 
     kind: ClassVar[Kind] = "attack"
     parameters: ClassVar[tuple[str, ...]] = ("network", "images", "labels", "ids", "seed")
+    optional: ClassVar[tuple[str, ...]] = (BATCH_SIZE,)
     numbers: ClassVar[tuple[str, ...]] = ("cost",)
 
     norm: Norm
@@ -51,6 +54,7 @@ class DefenseMark:
 
     kind: ClassVar[Kind] = "defense"
     parameters: ClassVar[tuple[str, ...]] = ("inputs", "seed")
+    optional: ClassVar[tuple[str, ...]] = ()
     numbers: ClassVar[tuple[str, ...]] = ("samples_per_image", "gradients_per_sample")
 
     bound: bool = False
@@ -83,8 +87,10 @@ def attack(*, norm: Norm, cost: Stated, title: str | None = None) -> Callable[[A
 
     It gets float32 images [B, C, H, W] in [0, 1], the classes int64 [B] that they are to leave, and their ids
     int64 [B]; the images it returns are like those it got. One with a setting ``epsilon: float`` keeps within
-    that radius in ``norm``; one without makes ``norm`` small. ``cost`` is how many gradients to the image,
-    each with its forward pass, one image takes at one epsilon.
+    that radius in ``norm``; one without makes ``norm`` small. It is called for a batch at a time, or, where
+    it has a sixth parameter ``batch_size``, for several at once, of which it shows the network so many at a
+    time: one that lets images that are done make room for others needs fewer passes. ``cost`` is how many
+    gradients to the image, each with its forward pass, one image takes at one epsilon.
     """
     return _marked(AttackMark(norm, cost, title))
 

@@ -54,7 +54,7 @@ def _wrong_parameters(function: Callable[..., Any], mark: Mark) -> Iterator[str]
             yield f"settings are keyword-only parameters with a type each, got {star}{parameter.name}"
         elif parameter.kind is not Parameter.KEYWORD_ONLY:
             positional.append(parameter.name)
-    if tuple(positional) != mark.parameters:
+    if tuple(positional) not in (mark.parameters, (*mark.parameters, *mark.optional)):
         expected, came = ", ".join(mark.parameters), ", ".join(positional)
         yield f"expected the parameters ({expected}, *, settings), got ({came}, ...)"
 

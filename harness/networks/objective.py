@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.networks.classifier import Classifier, as_input
-from harness.settings import Epsilon, Settings
+from harness.settings import Radius, Settings
 
 Logits = Callable[[Tensor], Tensor]  # float32 images [B, C, H, W] -> float32 logits [B, classes]
 
@@ -22,7 +22,7 @@ class TrainingAttack(Settings):
     """One attack of the study, at one epsilon where it has several."""
 
     attack: str
-    epsilon: Epsilon | None = None
+    epsilon: Radius | None = None
 
 
 @dataclass(frozen=True)

@@ -99,13 +99,27 @@ def _moved(run: Run, earlier: list[Mapping[str, str]]) -> tuple[dict[Cell, Cell]
 
 
 def _drawn(pairs: Mapping[Cell, Cell], count: int, seed: int) -> list[Cell]:
-    """The cells to make again: some of each table, so that every kind of work is among them."""
+    """The cells to make again: one for each table and each set of functions from outside, then others.
+
+    A cell that is only made from others, which are of that code, would be equal whatever it does.
+    """
     rng = generator(seed, "rekey")
-    cells = list(pairs)
+    cells = [cell for cell, old in pairs.items() if cell.spec.get("code") != old.spec.get("code")]
     order = [cells[position] for position in rng.permutation(len(cells))]
-    first = [next(cell for cell in order if cell.table == table) for table in {c.table: None for c in order}]
-    rest = [cell for cell in order if cell not in first]
-    return [*first, *rest][: max(count, 1)]
+    first: dict[tuple[str, ...], Cell] = {}
+    for cell in order:
+        first.setdefault((cell.table, *_functions(cell.spec)), cell)
+    rest = [cell for cell in order if cell not in first.values()]
+    return [*first.values(), *rest][: max(count, len(first))]
+
+
+def _functions(spec: Any) -> Iterator[str]:
+    """Those that a cell's spec names in ``use``, wherever they stand."""
+    if isinstance(spec, Mapping):
+        if isinstance(spec.get("use"), str):
+            yield spec["use"]
+        for value in spec.values():
+            yield from _functions(value)
 
 
 def _compare(run: Run, store: Store, pairs: Mapping[Cell, Cell], sample: list[Cell]) -> Iterator[Compared]:

@@ -71,8 +71,8 @@ class Run:
 
     @cached_property
     def cluster(self) -> Cluster:
-        cluster = self._stack.enter_context(connect(self.study.compute))
-        check_nodes(cluster, self.store)
+        cluster = self._stack.enter_context(connect(self.study.compute, self.plan.code))
+        check_nodes(cluster, self.store, self.plan.code)
         return cluster
 
     @cached_property

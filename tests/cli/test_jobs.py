@@ -92,6 +92,7 @@ def test_the_cluster_files_install_the_same():
     [
         (["--study", "quick"], ["quick"]),
         (["--study=quick"], ["quick"]),
+        (["--code", "/mine", "--study", "quick"], ["--code", "/mine", "quick"]),
         (
             ["--set", "defenses.imperceptible_bound.k=[1,", "2]", "quick"],
             ["--set", "defenses.imperceptible_bound.k=[1, 2]", "quick"],

@@ -19,8 +19,27 @@ import pytest
 from conftest import snapshot
 from hosts import SHARED, Host
 
+from harness.attacks import ATTACKS
+
 SOURCE = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.cluster
+
+OWN_ATTACK = """
+from harness import extensions
+
+@extensions.attack(norm="linf", cost=0)
+def brighter(network, images, labels, ids, seed, *, epsilon: float):
+    return (images + epsilon).clamp(0, 1)
+"""
+OWN_STUDY = """
+name: own
+dataset: {source: digits, train_limit: 120, test_limit: 40}
+network: {architecture: convnet, width: 4}
+base: {epochs: 2, learning_rate: 0.01, batch_size: 32}
+attacks: {brighter: {use: "mine.attacks:brighter", settings: {epsilon: [0.1, 0.3]}}}
+batch_size: 4
+white_box: {epsilon: [0.1], step_divisors: [4], steps: 3}
+"""
 
 
 @dataclass(frozen=True)
@@ -156,6 +175,41 @@ def test_a_job_with_its_working_directory(machines: Machines) -> None:
     assert title(SHARED / "job") == "two words"
     failed = machines.type(f"RAY_AUTH_MODE=token {submit} --set dataset.sauce=digits", check=False)
     assert failed.returncode == 1 and "did you mean 'source'" in failed.stdout
+
+
+def test_own_code_of_one_machine_reaches_the_other(machines: Machines) -> None:
+    """It lies where the driver runs alone; what is changed there is sent anew to the same Ray cluster."""
+    package = machines.head.home / "own/mine"
+    package.mkdir(parents=True)
+    submit = f"ray submit cluster.yaml tests/two_hosts/own_code.py -- --code '~/own' {SHARED}/own"
+    for text in ("VALUE = 1\n", "VALUE = 2\n"):
+        (package / "__init__.py").write_text(text)
+        said = machines.type(submit).stdout
+        last = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+        assert last == {"head": text, "worker": text}
+    machines.head.run("cp -r ~/own/mine ~/harness-venv/lib/python3*/site-packages/")
+    failed = machines.type(submit.replace("--code '~/own'", ""), check=False)
+    assert failed.returncode == 1
+    said = " ".join(failed.stdout.split())
+    assert f"worker {machines.worker.address}: its workers find no package 'mine'" in said
+    assert f"head {machines.head.address}:" not in said
+
+
+@pytest.mark.skipif("foreign" not in ATTACKS, reason="a study can't name code from outside yet")
+def test_a_study_with_an_attack_of_own_code(machines: Machines) -> None:
+    """On both machines, from a folder of the head."""
+    package = machines.head.home / "own/mine"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "attacks.py").write_text(OWN_ATTACK)
+    (machines.head.home / "own.yaml").write_text(OWN_STUDY)
+    command = "ray submit cluster.yaml jobs/study.py -- --study '~/own.yaml' --code '~/own' "
+    done = machines.type(f"{command} --results {SHARED}/own-study --set compute.nodes=2")
+    assert "cells made" in done.stdout
+    tables = [
+        pq.read_table(path, partitioning=None) for path in (SHARED / "own-study/attack").rglob("*.parquet")
+    ]
+    assert tables and all(table.num_rows for table in tables)
+    assert {fact["host"] for fact in facts(SHARED / "own-study")} <= {"head", "worker"}
 
 
 def test_machines_that_differ_are_told_before_work_starts(machines: Machines) -> None:
