@@ -323,7 +323,10 @@ def test_an_attack_that_changes_the_weights(tmp_path, outside):
 
 BROKEN_DEFENSES = {
     "number": ("return 3", "{}.number should return an Objective, got int"),
-    "diverges": ("return Objective(60, lambda network, i, _: nan * network(inputs.clean(i))[:, 0])", " is nan"),
+    "diverges": (
+        "return Objective(60, lambda network, i, _: nan * network(inputs.clean(i))[:, 0])",
+        " is nan",
+    ),
     "raises": ("raise ValueError('no')", "ValueError: no"),
 }
 

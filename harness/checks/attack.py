@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.attacks.attack import Attack, Protocol, perturb
 from harness.attacks.batch import logits
 from harness.checks.check import Check, Finding, held
-from harness.checks.network import versions
+from harness.checks.network import weights_of
 from harness.data.datasets import Images
 from harness.networks.classifier import Classifier, as_input, to_tensor
 from harness.networks.device import device
@@ -102,7 +102,7 @@ class AttackCase:
 
 def _network_state(network: Classifier) -> dict[str, Any]:
     """What an attack may not change, by what messages call it."""
-    state: dict[str, Any] = {f"weights {name}": version for name, version in versions(network).items()}
+    state: dict[str, Any] = {f"weights {name}": state for name, state in weights_of(network).items()}
     for name, parameter in network.named_parameters():
         state[f"requires_grad of {name}"] = parameter.requires_grad
         state[f"grad of {name}"] = parameter.grad is None

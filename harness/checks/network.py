@@ -1,5 +1,6 @@
 """Networks: logits and nothing else, that follow from the image and the weights alone."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,10 +88,20 @@ def training_parts(network: nn.Module) -> list[str]:
     return [name or "(all)" for name, module in network.named_modules() if module.training]
 
 
-def versions(network: nn.Module) -> dict[str, tuple[int, int]]:
-    """Which tensors hold the weights, and how often each was changed: cheap, and no change escapes it."""
-    values = (*network.named_parameters(), *network.named_buffers())
-    return {name: (id(value), value._version) for name, value in values}
+def weights_of(network: nn.Module) -> dict[str, tuple[int, int, str]]:
+    """Which tensors hold the weights and buffers, how often each was changed, and a digest of its values.
+
+    The count misses what is done to ``.data``, the values what is undone.
+    """
+    return {
+        name: (id(value), value._version, _digest(value))
+        for name, value in (*network.named_parameters(), *network.named_buffers())
+    }
+
+
+def _digest(value: Tensor) -> str:
+    in_bytes = value.detach().cpu().flatten().view(torch.uint8)
+    return hashlib.sha256(in_bytes.numpy().tobytes()).hexdigest()
 
 
 # --- the checks -------------------------------------------------------------------------------------
@@ -168,11 +179,11 @@ def _range(case: NetworkCase) -> Finding:
 
 
 def _unchanged(case: NetworkCase) -> Finding:
-    before = versions(case.network)
+    before = weights_of(case.network)
     case.logits(case.x)
     with torch.enable_grad():
         case.network(case.x.clone().requires_grad_())
-    after = versions(case.network)
+    after = weights_of(case.network)
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return held(not changed, f"changes of {_few(changed)}")
 

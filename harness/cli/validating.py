@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import data_option, overrides_option
+from harness.cli.options import code_option, data_option, overrides_option
 
 _COLOURS = {"ok": "green", "note": "yellow", "failed": "red"}
 
@@ -14,6 +14,7 @@ _COLOURS = {"ok": "green", "note": "yellow", "failed": "red"}
 @click.command()
 @click.argument("study")
 @overrides_option
+@code_option
 @data_option
 @click.option("--images", type=click.IntRange(2), default=8, show_default=True, help="Images it is tried on.")
 @click.option(

@@ -65,20 +65,25 @@ def _is_foreign(one: Architecture | Attack | Defense, word: str) -> bool:
 
 
 def check_networks(study: Study, data: Path | None, dataset: Callable[[], Dataset]) -> None:
-    """See that networks from outside can be used at all; HarnessError with all that makes them useless.
+    """See that the networks can be used at all; HarnessError with all that makes them useless.
 
-    Official data sets are not read for it: what their images look like is known. ``dataset`` reads others.
+    Those of the harness's own that start with drawn weights always can. Official data sets are not read for
+    it: what their images look like is known. ``dataset`` reads others.
     """
-    foreign = {name: one for name, one in _networks(study).items() if one.package is not None}
-    if not foreign:
+    doubtful = {
+        name: one
+        for name, one in _networks(study).items()
+        if one.initial_file() is not None or not one.takes_any_size
+    }
+    if not doubtful:
         return
     if SOURCES[study.dataset.source].extent is None:
         loaded = dataset()
         channels, height, width = loaded.train.pixels.shape[1:]
-        checks.before_work(foreign, (channels, height, width), len(loaded.classes))
+        checks.before_work(doubtful, (channels, height, width), len(loaded.classes))
     else:
         size = extent(study, data)
-        checks.before_work(foreign, size.shape, size.classes)
+        checks.before_work(doubtful, size.shape, size.classes)
 
 
 # --- validate ---------------------------------------------------------------------------------------
