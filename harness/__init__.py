@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness import extensions as extensions
     from harness.errors import HarnessError
     from harness.library.attack import Attacked, attack, effectiveness
     from harness.library.bound import Bound, bound
@@ -59,6 +60,7 @@ __all__ = [
     "bound",
     "cross_entropy",
     "effectiveness",
+    "extensions",
 ]
 
 

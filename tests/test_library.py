@@ -6,9 +6,8 @@ import json
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import attack_cases
 import numpy as np
@@ -16,18 +15,20 @@ import pytest
 import torch
 from brute_force import CASES, brute, scrambled_index
 from conftest import images as random_images
+from outside import outside_of
 from report import handmade  # a namespace package: the folder of the report's tests
 from torch import Tensor, nn
 
 import harness
-from harness.attacks import ATTACKS, Attack, norms, perturb
+from harness.attacks import norms, perturb
 from harness.attacks.deepfool import DeepFool
-from harness.attacks.gradient_sign import Pgd
+from harness.attacks.gradient_sign import Fgsm, Pgd
 from harness.errors import HarnessError
 from harness.neighbours import learning
 from harness.results.store import Store
 from harness.study.spec import Study
 
+PACKAGE = Path(harness.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs"
 REFERENCE = (DOCS / "library.md").read_text()
 
@@ -72,8 +73,6 @@ print([name for name in ("torch", "ray", "mlflow") if name in sys.modules])
 
 def test_every_name_is_there_and_listed():
     for name in harness._EXPORTS:
-        if name == "extensions" and find_spec("harness.extensions") is None:
-            continue
         value = getattr(harness, name)
         if inspect.isclass(value) or inspect.isfunction(value):
             assert value.__module__ == harness._EXPORTS[name]
@@ -86,19 +85,16 @@ def test_every_name_is_there_and_listed():
 
 
 def test_types_are_imported_from_where_the_names_are():
-    conditional = [
-        node for node in ast.parse(Path(harness.__file__).read_text()).body if isinstance(node, ast.If)
-    ]
-    block = conditional[0]
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
     typed = {
         alias.asname or alias.name: f"{node.module}.{alias.name}" if node.module == "harness" else node.module
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert typed.items() <= harness._EXPORTS.items()
-    assert harness._EXPORTS.keys() - typed.keys() <= {"extensions"}
-    assert Path(harness.__file__).with_name("py.typed").exists()
+    assert typed == harness._EXPORTS
+    assert (PACKAGE / "py.typed").exists()
 
 
 # --- the bound --------------------------------------------------------------------------------------------
@@ -243,8 +239,25 @@ def test_attack_takes_bytes_arrays_and_fractions(digits):
     given = (levels.numpy(), labels.numpy().astype(np.int32), "fgsm")
     found = harness.attack(network, *given, epsilon="8/255", ids=np.arange(24))
     assert torch.equal(found.images, expected.images)
-    turned = levels.to(memory_format=torch.channels_last)
-    assert torch.equal(harness.attack(network, turned, labels, "fgsm", epsilon=8 / 255).images, found.images)
+
+
+class Strides(nn.Module):
+    """Ten logits of any images, and whether all that it saw had a new tensor's strides."""
+
+    ordinary = True
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.ordinary &= images.is_contiguous()
+        return images.flatten(1)[:, :10]
+
+
+def test_attack_shows_images_of_ordinary_strides_alone():
+    network = Strides().eval()
+    images = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    turned = images.to(memory_format=torch.channels_last)
+    for given in (images, turned, (255 * turned).to(torch.uint8)):
+        harness.attack(network, given, torch.arange(4), "fgsm", epsilon=0.1)
+    assert network.ordinary
 
 
 def test_attack_leaves_the_network_and_torch_as_they_were(digits):
@@ -304,36 +317,35 @@ def test_attack_of_a_network_in_training_mode_shows_it_nothing(digits):
     assert network[0].num_batches_tracked == 0
 
 
-class Shift(Attack):
-    """Stands for an attack from outside: brighter by ``settings.epsilon`` alone."""
+BRIGHTER = """
+from harness import extensions
 
-    title: ClassVar[str] = "Shift"
-
-    method: Literal["foreign"]
-    use: str
-    settings: dict[str, Any]
-
-    @property
-    def epsilons(self) -> tuple[float | None, ...]:
-        return tuple(self.settings["epsilon"])
-
-    def cost(self, classes: int, values: int) -> float:
-        return 0
-
-    def perturb(
-        self, network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int, batch_size: int
-    ) -> list[Tensor]:
-        return [
-            (images + epsilon * self.settings["sign"]).clamp(0, 1) for epsilon in self.epsilons if epsilon
-        ]
+@extensions.attack(norm="linf", cost=1)
+def brighter(network, images, labels, ids, seed, *, epsilon: float, sign: int = 1):
+    return (images + epsilon * sign).clamp(0, 1)
+"""
 
 
-def test_attack_from_outside(digits, monkeypatch):
+def test_attack_from_outside(digits, tmp_path):
     network, images, labels, _ = digits
-    monkeypatch.setitem(ATTACKS, "foreign", Shift)
-    for use in ("mine.attacks:shift", "mine/shift"):
-        found = harness.attack(network, images, labels, use, epsilon=0.25, sign=1)
-        assert torch.equal(found.images, (images + 0.25).clamp(0, 1))
+    with outside_of(tmp_path) as outside:
+        use = f"{outside.module(BRIGHTER)}:brighter"
+        found = harness.attack(network, images, labels, use, epsilon=0.25, sign=-1)
+        assert torch.equal(found.images, (images - 0.25).clamp(0, 1))
+        mistakes = r"has 2 mistakes:\n  epsilon: .*got 2\n  sing: unknown setting; did you mean 'sign'"
+        with pytest.raises(HarnessError, match=mistakes):
+            harness.attack(network, images, labels, use, epsilon=2, sing=1)
+        with pytest.raises(HarnessError, match=r"has 1 mistake:\n  epsilon: required"):
+            harness.attack(network, images, labels, use)
+        with pytest.raises(HarnessError, match=f"has 1 mistake:\n  use: .*{use[:9]}"):
+            harness.attack(network, images, labels, use.replace(":brighter", ":darker"), epsilon=0.1)
+
+
+def test_attack_of_several_epsilons_of_its_own(digits, monkeypatch):
+    network, images, labels, _ = digits
+    monkeypatch.setattr(Fgsm, "epsilons", (0.1, 0.2))
+    with pytest.raises(HarnessError, match=r"one epsilon at a time, got \[0.1, 0.2\]"):
+        harness.attack(network, images, labels, "fgsm", epsilon=0.1)
 
 
 def test_effectiveness_counts_what_fools_within_its_own_sigma():

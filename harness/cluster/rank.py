@@ -33,7 +33,9 @@ class Material:
     """What the trainings of a sweep share: read-only arrays, put into the object store once.
 
     ``bases``: weights of base networks by seed, for the trainings that start from them; ``distance`` float32
-    [N], of the bound; ``base_outputs``: log-probabilities of base networks float32 [N, classes] by seed.
+    [N], of the bound; ``base_outputs``: log-probabilities of base networks float32 [N, classes] by seed;
+    ``initial``: by the key of a training's cell, the tensors of the file that it starts with: the file need
+    not be on every machine.
     """
 
     classes: int
@@ -42,6 +44,7 @@ class Material:
     bases: Mapping[int, dict[str, np.ndarray]] = field(default_factory=dict)
     distance: np.ndarray | None = None
     base_outputs: Mapping[int, np.ndarray] = field(default_factory=dict)
+    initial: Mapping[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
 
 class Rank:
@@ -107,8 +110,9 @@ class Rank:
         self._finish()
 
     def _built(self, network: Network, seed: int, initial: bool) -> Classifier:
-        material = self._material
-        return build(network.architecture, material.train.pixels, material.classes, seed, initial=initial)
+        material, tensors = self._material, self._material.initial.get(network.cell.key)
+        pixels, classes = material.train.pixels, material.classes
+        return build(network.architecture, pixels, classes, seed, initial, tensors)
 
     def _objective(self, network: Network, seed: int, on: torch.device) -> Objective:
         inputs = self._inputs(network, on)

@@ -150,7 +150,8 @@ def _explained(method: str, error: Mistakes) -> str:
     lines = []
     for path, said in error.below:
         if not any(other.startswith(f"{path}.") for other in paths):
-            place = path.replace("epsilon.0", "epsilon")  # the one epsilon was handed on as a list
+            # As they were given: by keyword, and one epsilon, which was handed on as a list.
+            place = path.removeprefix("settings.").replace("epsilon.0", "epsilon")
             lines.append(f"  {place}: {said}")
     head = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
     return f"the attack '{method}' has {head}:\n" + "\n".join(lines)

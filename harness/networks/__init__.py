@@ -8,6 +8,8 @@ Without touching the package: a marked function, see ``harness.extensions``.
 from harness.networks.classifier import Architecture
 from harness.networks.convnet import ConvNet
 from harness.networks.foreign import ForeignNetwork
+from harness.networks.timm import Timm
+from harness.networks.torchvision import Torchvision
 from harness.networks.vgg16 import Vgg16
 
 # By the word that a study names it with.
@@ -15,4 +17,6 @@ NETWORKS: dict[str, type[Architecture]] = {
     "convnet": ConvNet,
     "vgg16": Vgg16,
     "foreign": ForeignNetwork,
+    "torchvision": Torchvision,
+    "timm": Timm,
 }

@@ -1,36 +1,46 @@
 """A network of some architecture for some images."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
+from torch import Tensor
 
-from harness.errors import HarnessError
-from harness.networks.classifier import Architecture, Classifier, Statistics
+from harness.networks.classifier import Architecture, Classifier
+from harness.networks.contract import check_images
+from harness.networks.weights import Statistics
 
 _SAMPLED = 4096  # images: statistics to normalise with need no more, and no float copy of all
 
 
 def build(
-    architecture: Architecture, pixels: np.ndarray, classes: int, seed: int, initial: bool = True
+    architecture: Architecture,
+    pixels: np.ndarray,
+    classes: int,
+    seed: int,
+    initial: bool = True,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> Classifier:
     """A freshly initialised network for images like ``pixels`` (uint8 [N, C, H, W], the training images).
 
     ``initial=False`` leaves an architecture's initial weights out: stored ones follow, and only the first
-    training of the base network needs their file.
+    training of the base network needs their file. ``tensors`` is what ``Architecture.read_initial`` returned;
+    without it the file is read here.
 
     Raises HarnessError where initial weights are asked for and not found, or the images don't fit.
     """
     channels, size = pixels.shape[1], (pixels.shape[2], pixels.shape[3])
-    if min(size) < 4 or channels not in (1, 3):
-        raise HarnessError(
-            "networks take images of 1 or 3 channels and at least 4 x 4 pixels, "
-            f"got {channels} x {size[0]} x {size[1]}"
-        )
+    check_images(channels, size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = architecture.body(channels, size, classes)
-    if initial:
-        architecture.load_initial(body)
-    mean, std = architecture.statistics() or _statistics(pixels)
+    if not initial:
+        tensors = None
+    elif tensors is None:
+        tensors = architecture.read_initial()
+    if tensors is not None:
+        architecture.load(body, tensors)
+    mean, std = architecture.normalised_with(tensors) or _statistics(pixels)
     return Classifier(body, mean, std)
 
 

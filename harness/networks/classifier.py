@@ -1,30 +1,62 @@
 """Classifiers ([0, 1] images in, logits out, normalisation inside), and what a kind of them is."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from harness.settings import Settings
+from harness.errors import Failed, HarnessError
+from harness.networks import contract
+from harness.networks import weights as files
+from harness.networks.weights import Statistics
+from harness.settings import Mistakes, Settings
 
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
+_Mean = Annotated[float, Field(allow_inf_nan=False)]
+_Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Architecture(Settings):
     """A kind of network and its settings: what ``build`` makes a ``Classifier`` of.
 
     One class a kind, listed in ``NETWORKS``; ``revision`` goes up when its code changes what it computes.
+
+    Images are normalised with ``mean`` and ``std``; unless they are given with those of its ImageNet weights
+    or stored with ``weights``, else with the training images' own.
     """
 
     title: ClassVar[str]  # for tables, e.g. 'VGG16'
     revision: ClassVar[int] = 0
+    takes_any_size: ClassVar[bool] = False  # all of ``check_images``; the others are tried by ``check``
+    repeats_grey: ClassVar[bool] = False  # to three channels, for which statistics may be, too
 
     architecture: str  # narrowed to the Literal that a study names it by
-    weights: str | None = None
+    weights: str | None = Field(
+        None,
+        description="file of the weights that the network starts with: .safetensors, or a state dict (.pt)",
+    )
+    mean: Annotated[tuple[_Mean, ...], Field(min_length=1)] | None = Field(
+        None, description="of each channel, in [0, 1] units: images are normalised with it"
+    )
+    std: Annotated[tuple[_Deviation, ...], Field(min_length=1)] | None = Field(
+        None, description="standard deviation of each channel, beside 'mean'"
+    )
+
+    @model_validator(mode="after")
+    def _statistics_are_of_the_same_channels(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            given, lacking = ("mean", "std") if self.std is None else ("std", "mean")
+            raise Mistakes([(lacking, f"required where '{given}' is given")])
+        if self.mean and self.std and len(self.mean) != len(self.std):
+            raise Mistakes(
+                [("std", f"should have a value for each of 'mean', {len(self.mean)}, got {len(self.std)}")]
+            )
+        return self
 
     @property
     def algorithm(self) -> str:
@@ -38,28 +70,88 @@ class Architecture(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The settings that determine the network; of the file with its weights the digest does."""
-        return self.model_dump(mode="json", exclude={"weights"})
+        # As in the keys from before statistics could be given.
+        absent = () if self.mean else ("mean", "std")
+        return self.model_dump(mode="json", exclude={"weights", *absent})
 
     @abstractmethod
     def body(self, channels: int, size: tuple[int, int], classes: int) -> nn.Module:
         """Drawn from torch's generator: normalised images [B, channels, *size] to logits [B, classes]."""
+
+    def check(self, channels: int, size: tuple[int, int], classes: int) -> None:
+        """Raise HarnessError for what can't work, before any work.
+
+        Weights that do not fit, statistics of other channels, and, but for kinds that take all images, a
+        network that can't be made for such images or returns anything but finite logits [2, classes]. For
+        those kinds without weights it costs nothing.
+        """
+        contract.check_images(channels, size)
+        tensors = self.read_initial()
+        if statistics := self.normalised_with(tensors):
+            contract.check_statistics(statistics, channels, self.repeats_grey)
+        if self.takes_any_size and tensors is None:
+            return
+        try:
+            self._try(channels, size, classes, tensors or {})
+        except HarnessError:
+            raise
+        except Exception as error:  # others' code raises anything
+            shape, reason = f"{channels} x {size[0]} x {size[1]}", Failed.of(error).reason
+            raise HarnessError(f"{self.title} does not take images of {shape}: {reason}") from error
+
+    def _try(self, channels: int, size: tuple[int, int], classes: int, tensors: Mapping[str, Tensor]) -> None:
+        # Names and shapes are enough for kinds that take all images: the meta device has no values.
+        place = torch.device("meta" if self.takes_any_size else "cpu")
+        with torch.random.fork_rng(devices=[]), place:
+            torch.manual_seed(0)
+            body = self.body(channels, size, classes).eval()
+        fitted = self._fitted(body, tensors) if tensors else {}
+        if not self.takes_any_size:
+            body.load_state_dict(fitted, strict=False)
+            contract.check_logits(body, channels, size, classes)
+
+    def initial_file(self) -> Path | None:
+        """The file that a first training starts from; None where weights are drawn.
+
+        Raises HarnessError where the file is not there and can't be had.
+        """
+        return None if self.weights is None else files.found(self.weights)
 
     def initial_weights(self) -> str | None:
         """sha256 of the file that a first training starts from; None where weights are drawn.
 
         Raises HarnessError where the file is not there and can't be had.
         """
-        return None
+        path = self.initial_file()
+        return None if path is None else files.digest(path)
 
-    def load_initial(self, body: nn.Module) -> None:
-        """Fill a body with the weights of that file, if there is one.
+    def read_initial(self) -> dict[str, Tensor] | None:
+        """The tensors of that file by name, on the CPU; None where there is none.
 
-        Raises HarnessError where the file is not there or does not fit.
+        Raises HarnessError where the file is not there, is damaged or holds something else.
         """
+        path = self.initial_file()
+        return None if path is None else files.read(path)
+
+    def load(self, body: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Fill a body with what ``read_initial`` returned. Raises HarnessError where it does not fit."""
+        body.load_state_dict(self._fitted(body, tensors), strict=False)
+
+    def _fitted(self, body: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        source = "those of ImageNet" if self.weights is None else f"'{self.weights}'"
+        return files.fitted(tensors, body.state_dict(), self.drawn(body), f"{source} in {self.title}")
+
+    def drawn(self, body: nn.Module) -> tuple[str, ...]:
+        """How the names of a body's tensors begin that are not taken from the file."""
+        return ()
 
     def statistics(self) -> Statistics | None:
-        """What images are normalised with; None: the training images' own."""
-        return None
+        """What images are normalised with; None: the training images' own, unless the file has some."""
+        return None if self.mean is None or self.std is None else (self.mean, self.std)
+
+    def normalised_with(self, tensors: Mapping[str, Tensor] | None) -> Statistics | None:
+        """``statistics``, else those stored with the initial weights; None: the training images' own."""
+        return self.statistics() or (None if tensors is None else files.statistics(tensors))
 
 
 class Classifier(nn.Module):
@@ -90,7 +182,10 @@ def from_tensors(network: Classifier, tensors: dict[str, np.ndarray], to: torch.
     Channels last, which is faster in forward and backward, and the same for all who test or attack a network:
     another layout sums in another order, and the last bits decide on which side DeepFool's images lie.
     """
-    network.load_state_dict({name: to_tensor(value, to) for name, value in tensors.items()})
+    stored = {name: to_tensor(value, to) for name, value in tensors.items()}
+    # Their number is the stored network's: one that repeats grey images may have three.
+    network.mean, network.std = stored["mean"].clone(), stored["std"].clone()
+    network.load_state_dict(stored)
     return network.to(to).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 

@@ -13,6 +13,7 @@ class ConvNet(Architecture):
     """Four convolutions and two linear layers."""
 
     title: ClassVar[str] = "small network"
+    takes_any_size: ClassVar[bool] = True
 
     architecture: Literal["convnet"] = "convnet"
     width: Count = Field(32, description="channels of the first block")

@@ -2,21 +2,18 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.networks.classifier import Architecture, Statistics
-from harness.networks.imagenet import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    load_pretrained,
-    pretrained_digest,
-    pretrained_file,
-)
+from harness.networks.classifier import Architecture
+from harness.networks.imagenet import pretrained_file, pretrained_statistics
+from harness.networks.stem import three_channels
+from harness.networks.weights import Statistics
 
 _SMALLEST = 32  # five poolings
 _POOLED = 7  # side of the map that the linear layers see
@@ -26,32 +23,26 @@ class Vgg16(Architecture):
     """torchvision's VGG16 (Simonyan and Zisserman 2015, configuration D)."""
 
     title: ClassVar[str] = "VGG16"
+    takes_any_size: ClassVar[bool] = True
+    repeats_grey: ClassVar[bool] = True
 
     architecture: Literal["vgg16"] = "vgg16"
-    pretrained: bool = Field(False, description="start from torchvision's ImageNet weights")
-    weights: str | None = Field(
-        None, description="file with those weights (.safetensors, or torchvision's .pth)"
+    pretrained: bool = Field(
+        False,
+        description="start from torchvision's ImageNet weights, or those of the file, but for the last layer",
     )
-
-    @model_validator(mode="after")
-    def _weights_are_pretrained(self) -> Self:
-        if self.weights and not self.pretrained:
-            raise ValueError("'weights' needs 'pretrained: true'")
-        return self
 
     def body(self, channels: int, size: tuple[int, int], classes: int) -> nn.Module:
         return Vgg16Body(size, classes)
 
-    def initial_weights(self) -> str | None:
-        return pretrained_digest(self.weights) if self.pretrained else None
+    def initial_file(self) -> Path | None:
+        return pretrained_file("vgg16", self.weights) if self.pretrained else super().initial_file()
 
-    def load_initial(self, body: nn.Module) -> None:
-        if self.pretrained:
-            assert isinstance(body, Vgg16Body)
-            load_pretrained(body.vgg, pretrained_file(self.weights))
+    def drawn(self, body: nn.Module) -> tuple[str, ...]:
+        return ("vgg.classifier.6.",) if self.pretrained else ()
 
     def statistics(self) -> Statistics | None:
-        return (IMAGENET_MEAN, IMAGENET_STD) if self.pretrained else None
+        return super().statistics() or (pretrained_statistics("vgg16") if self.pretrained else None)
 
 
 class Vgg16Body(nn.Module):
@@ -64,12 +55,14 @@ class Vgg16Body(nn.Module):
         self.vgg = vgg16(weights=None)
         self.vgg.classifier[6] = nn.Linear(4096, classes)
         alike = [_alike(max(side, _SMALLEST) // _SMALLEST) for side in size]
-        if any(len(rows) < _POOLED for rows in alike):
+        # On the meta device names and shapes are all there is, and they are torchvision's.
+        is_real = not self.vgg.classifier[0].weight.is_meta
+        if is_real and any(len(rows) < _POOLED for rows in alike):
             self.vgg.avgpool = _Windows(alike[0], alike[1])
             self.vgg.classifier[0] = _WindowLinear(self.vgg.classifier[0], alike[0], alike[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+        x = three_channels(x)
         high, wide = (max(0, _SMALLEST - side) for side in x.shape[-2:])
         logits: Tensor = self.vgg(F.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2)))
         return logits

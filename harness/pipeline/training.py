@@ -62,6 +62,8 @@ def _material(run: Run, networks: list[Network]) -> Material:
     wants_outputs = {network.seed for network in networks if network.needs.base_outputs}
     starts = {network.seed for network in networks if network.base is not None}
     bases = {base.seed: base for base in run.plan.bases}
+    first = [network for network in networks if network.base is None]
+    files = {network.cell.key: network.architecture.read_initial() for network in first}
     return Material(
         len(run.dataset.classes),
         run.dataset.train,
@@ -69,6 +71,7 @@ def _material(run: Run, networks: list[Network]) -> Material:
         bases={seed: run.store.tensors(bases[seed].cell) for seed in sorted(starts)},
         distance=_distances(run) if any(need.bound for need in needs) else None,
         base_outputs={seed: _outputs(run, bases[seed]) for seed in sorted(wants_outputs)},
+        initial={key: tensors for key, tensors in files.items() if tensors is not None},
     )
 
 

@@ -14,6 +14,7 @@ from harness.networks import vgg16
 from harness.networks.build import build
 from harness.networks.classifier import from_tensors, to_tensors
 from harness.networks.vgg16 import Vgg16
+from harness.networks.weights import fitted
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)])
@@ -113,13 +114,38 @@ def test_pretrained_from_safetensors(tmp_path, vgg_state):
     moved = spec.model_copy(update={"weights": str(tmp_path / "gone")})
     again = from_tensors(build(moved, grey, 7, seed=1, initial=False), stored, torch.device("cpu"))
     assert all(np.array_equal(value, stored[name]) for name, value in to_tensors(again).items())
-    del vgg_state["features.0.bias"]
-    save_file(vgg_state, path)
-    with pytest.raises(
-        HarnessError,
-        match=r"does not hold torchvision's VGG16: 1 tensors differ, the first is 'features.0.bias'",
-    ):
-        build(spec, images(0, 8, 2, shape=(3, 32, 32)).pixels, 7, seed=0)
+    save_file({"features.0.weight": vgg_state["features.0.weight"]}, path)
+    words = r"weights: '.*vgg.safetensors' in VGG16: 29 of 30 tensors differ: vgg.features.0.bias: missing; "
+    with pytest.raises(HarnessError, match=words):
+        spec.check(3, (32, 32), 7)
+
+
+def test_own_weights_in_torchvisions_layout(tmp_path, vgg_state):
+    """The whole network's, its last layer too: torchvision's logits, and its tensors in what is stored."""
+    from torchvision.models import vgg16
+
+    with torch.device("meta"):
+        theirs = vgg16(weights=None).eval()
+    theirs.load_state_dict(vgg_state, assign=True)
+    path = tmp_path / "vgg.pt"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in vgg_state.items()}}, path)
+    spec = Vgg16(weights=str(path), mean=(0.5,) * 3, std=(0.2,) * 3)
+    words = r"2 of 32 .*: vgg.classifier.6.weight: expected \[9, 4096\], got \[1000, 4096\]; vgg.classifier.6"
+    with pytest.raises(HarnessError, match=words):
+        spec.check(3, (32, 32), 9)
+    tensors = spec.read_initial()
+    for shape in ((3, 32, 32), (3, 64, 64)):
+        network = build(spec, images(0, 8, 2, shape=shape).pixels, 1000, seed=0, tensors=tensors).eval()
+        x = torch.rand(2, *shape)
+        with torch.no_grad():
+            expected, found = theirs((x - 0.5) / 0.2), network(x)
+        # Pooled windows are computed once and not as copies: another order of sums.
+        assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+    stored = network.state_dict()
+    assert all(torch.equal(stored[f"body.vgg.{name}"], value) for name, value in vgg_state.items())
+    with torch.device("meta"):
+        expected = spec.body(3, (32, 32), 1000).state_dict()
+    assert fitted(stored, expected, (), "").keys() == expected.keys()  # a stored network's own names
 
 
 def test_no_weights_and_no_network_names_the_way_out(tmp_path, monkeypatch):

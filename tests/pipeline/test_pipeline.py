@@ -303,6 +303,44 @@ def test_white_box_norms_are_null_elsewhere(attacked):
     assert {rows[name].null_count for name in ("l0", "mean_l1", "l2", "linf", "attack_s")} == {len(rows)}
 
 
+# --- weights from outside ---------------------------------------------------------------------------------
+
+
+def test_a_network_that_comes_with_its_weights(finished, tiny, tmp_path):
+    """The base network's own weights: as a finished model, and as a base network of no epochs."""
+    run, _, results = finished
+    weights = tmp_path / "theirs.safetensors"
+    base = run.plan.bases[0].cell
+    weights.write_bytes((results / tensors_path(base.path)).read_bytes())
+    theirs = {**tiny["network"], "weights": str(weights)}
+    made = run_study(
+        tiny,
+        tmp_path / "results",
+        network=theirs,
+        base={"epochs": 0},
+        models={"theirs": theirs},
+        defenses={"trades": {"epsilon": 0.1, "epochs": 1, "steps": 1}},
+    )
+    assert made.failed == {}
+    predictions = {
+        (cell.columns["name"], cell.partition["access"], cell.columns["attack"], cell.columns["epsilon"]): (
+            made.store.read(cell)["prediction"].to_pylist()
+        )
+        for cell in made.plan.cells()
+        if cell.table == "evaluation"
+    }
+    # White box: PGD's random start is of the seed, and no network's own.
+    for (name, *images), predicted in predictions.items():
+        if name != "base":
+            assert name == "theirs" or name.startswith("trades")
+            assert name != "theirs" or predicted == predictions["base", *images]
+    before = {evaluation.cell.title: evaluation.cell for evaluation in run.plan.black_box}
+    for evaluation in made.plan.black_box:
+        if evaluation.network.name == "base":
+            old = run.store.read(before[evaluation.cell.title])
+            assert made.store.read(evaluation.cell)["prediction"].equals(old["prediction"])
+
+
 # --- over Ray -------------------------------------------------------------------------------------------
 
 
@@ -353,7 +391,7 @@ def test_the_bound_alone_asks_for_no_weights(tiny, tmp_path):
     run = prepare(study, store, None, Silence(), ("bound",))
     assert run_steps(run, ("bound",)) == 2
     assert {cell["table"] for cell in store.studies()["tiny"]["cells"]} == {"bound"}
-    with pytest.raises(HarnessError, match="network.weights: no file"):
+    with pytest.raises(HarnessError, match="weights: no file"):
         prepare(study, store, None, Silence())
 
 
