@@ -71,7 +71,7 @@ def call(line: str, folder: Path) -> tuple[int, str]:
     if line.startswith("harness "):
         return _forked(shlex.split(line)[1:], folder)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         ["bash", "-c", line],
         cwd=folder,
