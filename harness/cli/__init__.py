@@ -8,9 +8,24 @@ from harness.cli.group import main
 from harness.cli.looking import show, sql, studies, tables, ui
 from harness.cli.planning import benchmark, plan
 from harness.cli.running import STEP_COMMANDS, run, track
+from harness.cli.validating import validate
 from harness.cli.verifying import rekey, verify
 
 __all__ = ["main"]
 
-for _command in (run, *STEP_COMMANDS, plan, benchmark, tables, sql, verify, rekey, track, ui, show, studies):
+for _command in (
+    run,
+    *STEP_COMMANDS,
+    validate,
+    plan,
+    benchmark,
+    tables,
+    sql,
+    verify,
+    rekey,
+    track,
+    ui,
+    show,
+    studies,
+):
     main.add_command(_command)

@@ -18,6 +18,7 @@ from harness.data import datasets
 from harness.errors import Failed, HarnessError
 from harness.extensions import Moved
 from harness.pipeline.steps import ALL_STEPS, STEPS, Step
+from harness.pipeline.validation import check_networks
 from harness.results.cell_file import Rows
 from harness.results.cells import Cell, hardware
 from harness.results.store import Store
@@ -214,7 +215,8 @@ def check(
 ) -> Run:
     """Check everything that can be checked before the work of these steps starts, and plan the study.
 
-    Raises HarnessError: data or weights that are missing, a results folder that can't be used.
+    Raises HarnessError: data or weights that are missing, a results folder that can't be used, networks from
+    outside that can't.
     """
     store.open()
     datasets.prepare(study.dataset, data)
@@ -222,7 +224,10 @@ def check(
     uses_network = any(step.table != "bound" for step in STEPS if step.name in steps)
     weights, code = _outside(study) if uses_network else ({}, {})
     planned = plan(study, datasets.fingerprint(study.dataset, data), weights, code)
-    return Run(study, store, data, planned, progress, knows_networks=uses_network)
+    run = Run(study, store, data, planned, progress, knows_networks=uses_network)
+    if code and run.missing(planned.cells()):
+        check_networks(study, data, lambda: run.dataset)
+    return run
 
 
 def _outside(study: Study) -> tuple[dict[str, str], dict[str, str]]:

@@ -1,0 +1,245 @@
+"""Networks: logits and nothing else, that follow from the image and the weights alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.checks.check import ROUNDING, Check, Finding, difference, held
+from harness.checks.gradients import cross_entropy_gradient, finite_difference, image_gradient, memory
+from harness.data.datasets import Images
+from harness.networks.build import build
+from harness.networks.classifier import (
+    Architecture,
+    Classifier,
+    as_input,
+    from_tensors,
+    to_tensor,
+    to_tensors,
+)
+from harness.networks.device import device
+
+_SEEDS = (1, 2)  # of drawn weights
+_SUMS = 1e-5  # within which probabilities sum to 1
+_SHOWN = 3  # tensors that differ
+
+
+@dataclass(frozen=True)
+class NetworkCase:
+    """A network to check: built for the training images, tried on a few.
+
+    ``pixels`` uint8 [N, C, H, W] are the training images, ``batch_size`` the most that it will be given.
+    """
+
+    architecture: Architecture
+    pixels: np.ndarray
+    images: Images
+    classes: int
+    batch_size: int
+
+    @cached_property
+    def network(self) -> Classifier:
+        """As everyone who tests or attacks it has it."""
+        built = build(self.architecture, self.pixels, self.classes, _SEEDS[0]).to(device())
+        return built.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    @cached_property
+    def x(self) -> Tensor:
+        """The images, float32 [B, C, H, W] in [0, 1]."""
+        return as_input(to_tensor(self.images.pixels, device()))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Of these images, without a gradient."""
+        with torch.no_grad():
+            logits: Tensor = self.network(images)
+        return logits
+
+    @cached_property
+    def _again(self) -> Classifier:
+        return build(self.architecture, self.pixels, self.classes, _SEEDS[0])
+
+    def state_again(self) -> dict[str, Tensor]:
+        """Parameters and buffers of one that is built a second time, from the same seed."""
+        return {name: value.to(device()) for name, value in self._again.state_dict().items()}
+
+    def reloaded(self) -> Classifier:
+        """One that is built from another seed, with the weights of the first as they are stored."""
+        fresh = build(self.architecture, self.pixels, self.classes, _SEEDS[1], initial=False)
+        return from_tensors(fresh, to_tensors(self.network), device())
+
+
+def is_probabilities(logits: Tensor) -> bool:
+    """Whether [B, classes] look like probabilities, or a multiple: none below 0, one sum for all images.
+
+    Rows that are all the same are what a network without training may return: no sign, but for a sum of 1.
+    """
+    sums = logits.sum(1)
+    total = sums[0].item()
+    is_sign = abs(total - 1) < _SUMS or difference(logits, logits[:1].expand_as(logits)) > ROUNDING
+    return bool((logits >= 0).all() and total > 0 and is_sign and difference(sums, sums[:1]) < _SUMS)
+
+
+def training_parts(network: nn.Module) -> list[str]:
+    """The names of the parts that are in training mode, '(all)' for the network itself."""
+    return [name or "(all)" for name, module in network.named_modules() if module.training]
+
+
+def versions(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """Which tensors hold the weights, and how often each was changed: cheap, and no change escapes it."""
+    values = (*network.named_parameters(), *network.named_buffers())
+    return {name: (id(value), value._version) for name, value in values}
+
+
+# --- the checks -------------------------------------------------------------------------------------
+
+
+def _builds(case: NetworkCase) -> Finding:
+    count = sum(value.numel() for value in case.network.parameters())
+    return Finding("ok", f"{count:,} weights")
+
+
+def _factory(case: NetworkCase) -> Finding:
+    first, second = case.network.state_dict(), case.state_again()
+    shapes = [{name: list(value.shape) for name, value in state.items()} for state in (first, second)]
+    differing = [name for name in {**first, **second} if shapes[0].get(name) != shapes[1].get(name)]
+    return held(not differing, f"two that differ in {_few(differing)}")
+
+
+def _seeded(case: NetworkCase) -> Finding:
+    second = case.state_again()
+    differing = [
+        name for name, value in case.network.state_dict().items() if not torch.equal(value, second[name])
+    ]
+    return held(not differing, f"other values of {_few(differing)}")
+
+
+def _logits(case: NetworkCase) -> Finding:
+    made = case.logits(case.x)
+    if not isinstance(made, Tensor):
+        return Finding("failed", f"{type(made).__name__}")
+    expected = (len(case.x), case.classes)
+    came = f"{str(made.dtype).removeprefix('torch.')} {list(made.shape)}"
+    if (tuple(made.shape), made.dtype) != (expected, torch.float32):
+        return Finding("failed", f"{came}, where {list(expected)} belongs to {case.classes} classes")
+    return held(bool(made.isfinite().all()), f"values that are not finite: {_first(made)}")
+
+
+def _scores(case: NetworkCase) -> Finding:
+    made = case.logits(case.x)
+    if is_probabilities(made):
+        return Finding("failed", f"rows without a value below 0 that sum to {made[0].sum().item():g}")
+    if made.logsumexp(1).abs().max() < _SUMS:
+        return Finding("note", "log-probabilities: classes and cross-entropy are the same, margins are not")
+    return Finding("ok")
+
+
+def _mode(case: NetworkCase) -> Finding:
+    case.logits(case.x)
+    return held(not training_parts(case.network), f"training mode in {_few(training_parts(case.network))}")
+
+
+def _deterministic(case: NetworkCase) -> Finding:
+    first, second = case.logits(case.x), case.logits(case.x)
+    return held(torch.equal(first, second), f"a difference of {difference(first, second):.2g} of the largest")
+
+
+def _batch(case: NetworkCase) -> Finding:
+    together = case.logits(case.x)
+    others = {
+        "alone": torch.cat([case.logits(image) for image in case.x.split(1)]),
+        "in another order": case.logits(case.x.flip(0)).flip(0),
+    }
+    changes = {how: difference(together, logits) for how, logits in others.items()}
+    how = max(changes, key=lambda name: changes[name])
+    return held(changes[how] <= ROUNDING, f"a difference of {changes[how]:.2g} of the largest, {how}")
+
+
+def _range(case: NetworkCase) -> Finding:
+    noise = torch.rand(case.x.shape, generator=torch.Generator().manual_seed(0)).to(case.x.device)
+    tried = {"black": torch.zeros_like(case.x), "white": torch.ones_like(case.x), "noise": noise}
+    for name, images in tried.items():
+        logits = case.logits(images)
+        if not logits.isfinite().all():
+            return Finding("failed", f"{_first(logits)} of images of {name}")
+    return Finding("ok")
+
+
+def _unchanged(case: NetworkCase) -> Finding:
+    before = versions(case.network)
+    case.logits(case.x)
+    with torch.enable_grad():
+        case.network(case.x.clone().requires_grad_())
+    after = versions(case.network)
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return held(not changed, f"changes of {_few(changed)}")
+
+
+def _stored(case: NetworkCase) -> Finding:
+    with torch.no_grad():
+        again = case.reloaded()(case.x)
+    change = difference(case.logits(case.x), again)
+    return held(
+        change == 0, f"a difference of {change:.2g} of the largest: what it computes with is not stored"
+    )
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _first(logits: Tensor) -> str:
+    return str(logits[~logits.isfinite()][:_SHOWN].tolist())
+
+
+def _of(network_check: Callable[..., Finding]) -> Callable[[NetworkCase], Finding]:
+    """A check of ``gradients``, which takes the network and what it is given."""
+
+    def find(case: NetworkCase) -> Finding:
+        return network_check(case.network, case.x)
+
+    return find
+
+
+def _memory(case: NetworkCase) -> Finding:
+    return memory(case.network, case.x, case.batch_size)
+
+
+_CALLED = ("build", "logits")
+NETWORK_CHECKS: tuple[Check[NetworkCase], ...] = (
+    Check("build", "a network for these images", _builds),
+    Check("factory", "a new module of the same architecture at every call", _factory, ("build",)),
+    Check("seed", "weights drawn from torch's generator alone", _seeded, ("build", "factory")),
+    Check("logits", "finite float32 [images, classes]", _logits, ("build",)),
+    Check("scores", "logits, no probabilities", _scores, _CALLED),
+    Check("eval mode", "every part in eval mode after a call", _mode, _CALLED),
+    Check("weights", "parameters and buffers as they were after a call", _unchanged, _CALLED),
+    Check("repeat", "the same logits of the same images, bit for bit", _deterministic, _CALLED),
+    Check(
+        "batch", f"logits of an image within {ROUNDING:g}, whatever its company", _batch, (*_CALLED, "repeat")
+    ),
+    Check("range", "finite logits of all images in [0, 1]", _range, _CALLED),
+    Check("gradient", "a finite gradient to each image, not all 0", _of(image_gradient), _CALLED),
+    Check(
+        "cross-entropy",
+        "a gradient of each image's cross-entropy, not all 0",
+        _of(cross_entropy_gradient),
+        (*_CALLED, "gradient"),
+    ),
+    Check(
+        "difference",
+        "the gradient to tell what a small step does",
+        _of(finite_difference),
+        (*_CALLED, "repeat", "batch", "gradient"),
+    ),
+    Check(
+        "storage",
+        "the same logits, bit for bit, from stored weights",
+        _stored,
+        (*_CALLED, "factory", "repeat"),
+    ),
+    Check("memory", "less than this machine has for a batch in training", _memory, _CALLED),
+)
