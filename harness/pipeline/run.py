@@ -215,8 +215,8 @@ def check(
 ) -> Run:
     """Check everything that can be checked before the work of these steps starts, and plan the study.
 
-    Raises HarnessError: data or weights that are missing, a results folder that can't be used, networks from
-    outside that can't.
+    Raises HarnessError: data or weights that are missing, a results folder that can't be used, networks and
+    weights that can't.
     """
     store.open()
     datasets.prepare(study.dataset, data)
@@ -225,7 +225,7 @@ def check(
     weights, code = _outside(study) if uses_network else ({}, {})
     planned = plan(study, datasets.fingerprint(study.dataset, data), weights, code)
     run = Run(study, store, data, planned, progress, knows_networks=uses_network)
-    if code and run.missing(planned.cells()):
+    if uses_network and run.missing(planned.cells()):
         check_networks(study, data, lambda: run.dataset)
     return run
 
