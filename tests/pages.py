@@ -62,7 +62,7 @@ def _commands(content: str) -> Iterator[Command]:
     for part in re.split(r"^\$ ", content, flags=re.MULTILINE)[1:]:
         line, *shown = part.rstrip().splitlines()
         while shown and shown[0].startswith("> "):
-            line += "\n" + shown.pop(0).removeprefix("> ")
+            line = f"{line}\n{shown.pop(0).removeprefix('> ')}".replace("\\\n", " ")
         yield Command(line, tuple(shown))
 
 
