@@ -1,8 +1,9 @@
 """The pages of docs/ as programs: their blocks of code are files, their consoles are commands to be run.
 
 A block whose fence has ``title="mine/attack.py"`` is that file, in a folder of the test's own outside the
-checkout. In a ``console`` block a line that begins with ``$`` is a command, the lines after it are what it
-prints; a line ``...`` stands for any lines. A command ends with exit code 0 unless ``echo $?`` follows.
+checkout. In a ``console`` block a line that begins with ``$`` is a command, which lines with ``>`` go on;
+the others after it are what it prints, where ``...`` stands for any lines. A command ends with exit code 0
+unless ``echo $?`` follows.
 
 ``python tests/pages.py docs/PAGE.md`` prints what the commands of a page print now.
 """
@@ -58,18 +59,19 @@ def blocks(text: str) -> Iterator[File | Command]:
 
 
 def _commands(content: str) -> Iterator[Command]:
-    for part in re.split(r"^\$ ", content.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^\$ ", content, flags=re.MULTILINE)[1:]:
         line, *shown = part.rstrip().splitlines()
+        while shown and shown[0].startswith("> "):
+            line = f"{line}\n{shown.pop(0).removeprefix('> ')}".replace("\\\n", " ")
         yield Command(line, tuple(shown))
 
 
 def call(line: str, folder: Path) -> tuple[int, str]:
     """Exit code and all output of a command typed in ``folder``, as of an installed harness."""
-    words = shlex.split(line)
-    if words[0] == "harness":
-        return _forked(words[1:], folder)
+    if line.startswith("harness "):
+        return _forked(shlex.split(line)[1:], folder)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         ["bash", "-c", line],
         cwd=folder,

@@ -144,7 +144,7 @@ def test_names_of_nothing_that_is_offered(tmp_path, kind, use, message):
             "raise ValueError('first line\\nno licence here')",
             "'{name}' can't be imported: ValueError: no licence here ({file}:4)",
         ),
-        ("x = (", "'{name}' can't be imported: SyntaxError: '(' was never closed ({file}:4)"),
+        ("x = (", "'{name}' can't be imported: SyntaxError: '(' was never closed ("),
         (
             "import not_there_at_all",
             "'{name}' can't be imported: ModuleNotFoundError: No module named 'not_there_at_all' ({file}:4)",
@@ -203,7 +203,11 @@ def test_factories_that_make_something_else(tmp_path, outside, body, message):
     assert message.format(name=name) in refused(tmp_path, used(f"{name}:f", "network"))
 
 
-def test_a_network_that_changes_its_weights(tmp_path, outside):
+CHANGES = ("torch.no_grad()(self.layer.weight.add_)(0.01)", "self.layer.weight.data.add_(0.01)")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_network_that_changes_its_weights(tmp_path, outside, change):
     name = outside.module(
         IMPORT
         + """
@@ -213,12 +217,12 @@ class Restless(nn.Module):
         self.layer = nn.Linear(inputs, classes)
     def forward(self, x):
         if not self.training:
-            self.layer.weight.data.add_(0.01)
+            CHANGE
         return self.layer(x.flatten(1))
 @extensions.network
 def f(channels, size, classes):
     return Restless(channels * size[0] * size[1], classes)
-"""
+""".replace("CHANGE", change)
     )
     told = failures(tmp_path, study(models={"theirs": {"use": f"{name}:f"}}))
     assert set(told.values()) == {"RuntimeError: the weights of 'theirs' changed while it was used"}
@@ -238,7 +242,7 @@ def test_weights_of_another_network(tmp_path, outside):
     ):
         told = refused(tmp_path, data)
         assert (
-            f"weights: '{weights}' in Linear: 3 of 4 tensors differ: 1.weight: expected [8, 64], got [10, 64]"
+            f"weights: '{weights}' in Linear: 4 of 4 tensors differ: 1.weight: expected [8, 64], got [10, 64]"
             in told
         )
 
@@ -309,7 +313,7 @@ def test_attacks_that_break_their_word(tmp_path, outside):
     }
     data["compute"]["block_limit_s"] = 0.5
     told = failures(tmp_path, data)
-    assert [*told] == [f"{name} 0.1 on test images" for name in BROKEN_ATTACKS]
+    assert told.keys() == {f"{name} 0.1 on test images" for name in BROKEN_ATTACKS}
     for name, (_, reason) in BROKEN_ATTACKS.items():
         assert told[f"{name} 0.1 on test images"].startswith(f"RuntimeError: {package}.{name} {reason}")
 
@@ -338,7 +342,7 @@ def test_defenses_that_are_none(tmp_path, outside):
     package = outside.module(source)
     defenses = {name: {"use": f"{package}:{name}", "epochs": 1} for name in BROKEN_DEFENSES}
     told = failures(tmp_path, study(defenses={**defenses, "pgd_training": {"epsilon": 0.1, "epochs": 1}}))
-    assert [*told] == [*BROKEN_DEFENSES]
+    assert told.keys() == BROKEN_DEFENSES.keys()
     for name, (_, reason) in BROKEN_DEFENSES.items():
         assert reason.format(package) in told[name]
 

@@ -49,8 +49,8 @@ x = 1
 ```
 words
 ```console
-$ harness tables \\
-    --format md
+$ harness tables
+>   --format md
 Table II
 
 base 12.5 ±3.1
@@ -67,7 +67,7 @@ nothing
 def test_blocks_in_order():
     assert list(blocks(PAGE)) == [
         File("mine/a.py", "x = 1\n"),
-        Command("harness tables      --format md", ("Table II", "", "base 12.5 ±3.1", "...")),
+        Command("harness tables\n  --format md", ("Table II", "", "base 12.5 ±3.1", "...")),
         Command("echo $?", ("1",)),
     ]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from harness.attacks.attack import Attack, Protocol
@@ -84,12 +85,17 @@ class Tester:
         return self._loaded[1]
 
     @contextmanager
-    def _using(self, stored: StoredNetwork) -> Iterator[Classifier]:
+    def _using(self, stored: StoredNetwork, attack: Attack | None = None) -> Iterator[Classifier]:
         """The network for one task; RuntimeError where its weights are no longer what they were."""
         network = self._network(stored)
-        before = _versions(network)
-        yield network
-        if _versions(network) != before:
+        is_from_outside = bool(stored.architecture.package or (attack and attack.package))
+        before = _state(network, is_from_outside)
+        try:
+            yield network
+        except BaseException:
+            self._loaded = None  # in whatever state it was left
+            raise
+        if _state(network, is_from_outside) != before:
             self._loaded = None
             raise RuntimeError(f"the weights of '{stored.cell.title}' changed while it was used")
 
@@ -105,7 +111,7 @@ class Tester:
         """Rows and images for each epsilon: see ``attack_block``."""
         images = getattr(self._dataset, task.split).take(task.block)
         how = (task.settings, task.protocol, task.seed, task.batch_size, task.limit_s)
-        with self._using(task.network) as network:
+        with self._using(task.network, task.settings) as network:
             return attack_block(network, images, *how)
 
     def predict(self, task: PredictionTask) -> list[np.ndarray | Failed]:
@@ -123,6 +129,16 @@ class Tester:
             return [attempt(predicted, images) for images in task.images]
 
 
-def _versions(network: Classifier) -> list[tuple[int, int]]:
-    """Which tensors hold the weights, and how often each was changed: cheap, and no change escapes it."""
-    return [(id(value), value._version) for value in (*network.parameters(), *network.buffers())]
+def _state(network: Classifier, is_read: bool) -> list[tuple[int, ...]]:
+    """Which tensors hold the weights and how often each was changed, which costs nothing.
+
+    Changes through ``.data`` are not counted: where code from outside is at work its values are read as well.
+    """
+    tensors = (*network.parameters(), *network.buffers())
+    return [(id(value), value._version, *([_sum(value)] if is_read else ())) for value in tensors]
+
+
+def _sum(value: Tensor) -> int:
+    """Of the bits of float32 values, so that no change is too small and NaN is a number, or of integers."""
+    bits = value.detach().view(torch.int32) if value.dtype == torch.float32 else value.detach()
+    return int(bits.sum(dtype=torch.int64))
