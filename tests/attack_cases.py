@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from harness.attacks import ATTACKS
+from harness.attacks.adapters.art import ArtAttack
+from harness.attacks.adapters.foolbox import FoolboxAttack
+from harness.attacks.adapters.torchattacks import TorchattacksAttack
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
 from harness.attacks.deepfool import DeepFool
@@ -24,6 +28,12 @@ PAIRS = JsmaPairs(method="jsma_pairs", gamma=0.4)
 CW = CwL2(method="cw_l2", binary_search_steps=3, steps=40)
 PGD = Pgd(method="pgd", epsilon=(0.05, 0.3), steps=10, step_divisor=4)
 DDN = Ddn(method="ddn", steps=40)
+FOOLBOX = FoolboxAttack(
+    method="foolbox", attack="LinfBasicIterativeAttack", epsilon=(0.05, 0.3), arguments={"steps": 10}
+)
+ART = ArtAttack(method="art", attack="FastGradientMethod", epsilon=(0.05, 0.3))
+TORCHATTACKS = TorchattacksAttack(method="torchattacks", attack="FGSM", epsilon=(0.05, 0.3))
+NAMED = {"foolbox": "LinfPGD", "art": "FastGradientMethod", "torchattacks": "PGD"}  # one of each library
 
 
 # Methods whose code comes from outside: tests of their own have some (tests/extensions).
@@ -33,6 +43,13 @@ FROM_OUTSIDE = {"foreign"}
 def like(settings: Any, **changes: Any) -> Any:
     """The same settings but for some."""
     return settings.model_copy(update=changes)
+
+
+def shortest(method: str) -> dict[str, Any]:
+    """The least that a study can say of a method."""
+    radius = {"epsilon": (0.2,)} if "epsilon" in ATTACKS[method].model_fields else {}
+    named = {"attack": NAMED[method]} if method in NAMED else {}
+    return {"method": method, **named, **radius}
 
 
 WARM = like(CW, warm_start=True, binary_search_steps=4, steps=15, initial_constant=1.0)
@@ -50,6 +67,9 @@ CASES: list[Any] = [
     PGD,
     like(PGD, restarts=3),
     EARLY,
+    FOOLBOX,
+    ART,
+    TORCHATTACKS,
 ]
 CASES += [like(case, gradients="bfloat16") for case in (DEEPFOOL, WARM, DDN, PGD, EARLY)]
 

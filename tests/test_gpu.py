@@ -1,5 +1,6 @@
 """What only a GPU can show: the same draws, attacks and trainings as on a CPU, up to float sums."""
 
+import attack_cases
 import numpy as np
 import pytest
 import torch
@@ -52,10 +53,9 @@ def test_full_float32():
 
 def _cases():
     for method in sorted(ATTACKS.keys() - FROM_OUTSIDE):
-        model = ATTACKS[method]
-        epsilon = {"epsilon": (0.2,)} if "epsilon" in model.model_fields else {}
+        model, shortest = ATTACKS[method], attack_cases.shortest(method)
         for gradients in ("float32", "bfloat16") if "gradients" in model.model_fields else (None,):
-            settings = model(method=method, **epsilon, **({"gradients": gradients} if gradients else {}))
+            settings = model(**shortest, **({"gradients": gradients} if gradients else {}))
             yield pytest.param(settings, id=f"{method}-{gradients or 'float32'}")
     yield pytest.param(
         Pgd(method="pgd", epsilon=(0.2,), engine="early_stop", restarts=2), id="pgd-early_stop"

@@ -2,12 +2,15 @@
 
 Images are float32 [B, C, H, W] in [0, 1]; networks take such images and return logits [B, classes].
 ``attack`` says what an attack is and holds the door through which all are called; ``batch`` has what
-several of them do with a batch of images.
+several of them do with a batch of images; ``adapters`` are attacks of other libraries.
 
 To add one: a class of ``attack.Attack`` in a file of its own, and its line in ``ATTACKS``. Without touching
 the package: a marked function, see ``harness.extensions``.
 """
 
+from harness.attacks.adapters.art import ArtAttack
+from harness.attacks.adapters.foolbox import FoolboxAttack
+from harness.attacks.adapters.torchattacks import TorchattacksAttack
 from harness.attacks.attack import Attack, norms, perturb
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
@@ -27,4 +30,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "ddn": Ddn,
     "pgd": Pgd,
     "foreign": ForeignAttack,
+    "foolbox": FoolboxAttack,
+    "art": ArtAttack,
+    "torchattacks": TorchattacksAttack,
 }

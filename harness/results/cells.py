@@ -79,7 +79,8 @@ def failure_path(path: Path) -> Path:
 def hardware() -> dict[str, Any]:
     """What a cell was made on and with: kept beside its spec, never part of its key."""
     versions = {}
-    for name in ("harness", "torch", "numpy", "faiss-cpu", "faiss-gpu", "foolbox", "ray", "pyarrow"):
+    attacking = ("foolbox", "adversarial-robustness-toolbox", "torchattacks", "timm", "torchvision")
+    for name in ("harness", "torch", "numpy", "faiss-cpu", "faiss-gpu", *attacking, "ray", "pyarrow"):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     machine = {"host": platform.node(), "machine": platform.machine(), "cores": os.cpu_count()}

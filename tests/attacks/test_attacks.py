@@ -54,7 +54,7 @@ def test_returns_images_and_leaves_the_network_as_it_was(settings: Any, digits: 
     network.body.body[0].bias.requires_grad_(False)
     before, clean = {key: value.clone() for key, value in network.state_dict().items()}, images.clone()
     result = perturb(network, images, labels, ids, settings, SEED)
-    epsilons = getattr(settings, "epsilon", (1.0,))
+    epsilons = [1.0 if epsilon is None else epsilon for epsilon in settings.epsilons]
     assert len(result) == len(epsilons)
     for batch, epsilon in zip(result, epsilons, strict=True):
         assert batch.shape == images.shape

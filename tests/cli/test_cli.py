@@ -32,7 +32,7 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     results = tmp_path / "results"
     code, output = call("run", study(), "--results", results)
     assert code == 0
-    assert "28 cells made, 4 MLflow runs written" in output
+    assert "30 cells made, 4 MLflow runs written" in output
     for title in (
         "Table II: sigma",
         "Table III: effectiveness",
@@ -46,7 +46,7 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     assert (code, snapshot(results)) == (0, before)
     assert "0 cells made, 0 MLflow runs written" in output
 
-    assert call("verify", "--results", results) == (0, "28 cells whole, 0 files damaged\n")
+    assert call("verify", "--results", results) == (0, "30 cells whole, 0 files damaged\n")
     code, output = call("tables", "table2", "--format", "csv", "--results", results)
     assert output.startswith("study,dataset,neighbours,k,sigma_min")
     code, output = call(

@@ -131,6 +131,10 @@ def change(state, name, value):
             lambda s: change(s, "2.bias", torch.tensor([0, 1, 2, torch.nan])),
             "2.bias: not all values are finite$",
         ),
+        (  # finite, but not as float32
+            lambda s: change(s, "2.bias", torch.full((4,), 1e300, dtype=torch.float64)),
+            "2.bias: not all values are finite$",
+        ),
         (
             lambda s: {name: value[:1] for name, value in s.items()},
             r"12 of 12 tensors differ: 0.weight: [^;]*; 0.bias: [^;]*; 2.weight: [^;]*; \.\.\.$",

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import attack_cases
 import pytest
 import torch
 from attack_cases import FROM_OUTSIDE
@@ -55,10 +56,7 @@ def test_gradients_of_an_attack_are_those_it_takes(settings: dict[str, Any]):
 
 def test_every_method_has_a_price():
     for name in ATTACKS.keys() - FROM_OUTSIDE:
-        model = ATTACKS[name]
-        settings = model.model_validate(
-            {"method": name} | ({"epsilon": (0.1,)} if "epsilon" in model.model_fields else {})
-        )
+        settings = ATTACKS[name].model_validate(attack_cases.shortest(name))
         assert settings.cost(10, 784) > 0
 
 
