@@ -25,7 +25,7 @@ from harness.networks.device import device
 
 _SEEDS = (1, 2)  # of drawn weights
 _SUMS = 1e-5  # within which probabilities sum to 1
-_SHOWN = 3  # tensors that differ
+_SHOWN = 3  # of many names
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,12 @@ def _digest(value: Tensor) -> str:
     return hashlib.sha256(in_bytes.numpy().tobytes()).hexdigest()
 
 
+def few(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
 # --- the checks -------------------------------------------------------------------------------------
 
 
@@ -116,7 +122,7 @@ def _factory(case: NetworkCase) -> Finding:
     first, second = case.network.state_dict(), case.state_again()
     shapes = [{name: list(value.shape) for name, value in state.items()} for state in (first, second)]
     differing = [name for name in {**first, **second} if shapes[0].get(name) != shapes[1].get(name)]
-    return held(not differing, f"two that differ in {_few(differing)}")
+    return held(not differing, f"two that differ in {few(differing)}")
 
 
 def _seeded(case: NetworkCase) -> Finding:
@@ -124,7 +130,7 @@ def _seeded(case: NetworkCase) -> Finding:
     differing = [
         name for name, value in case.network.state_dict().items() if not torch.equal(value, second[name])
     ]
-    return held(not differing, f"other values of {_few(differing)}")
+    return held(not differing, f"other values of {few(differing)}")
 
 
 def _logits(case: NetworkCase) -> Finding:
@@ -149,7 +155,7 @@ def _scores(case: NetworkCase) -> Finding:
 
 def _mode(case: NetworkCase) -> Finding:
     case.logits(case.x)
-    return held(not training_parts(case.network), f"training mode in {_few(training_parts(case.network))}")
+    return held(not training_parts(case.network), f"training mode in {few(training_parts(case.network))}")
 
 
 def _deterministic(case: NetworkCase) -> Finding:
@@ -185,7 +191,7 @@ def _unchanged(case: NetworkCase) -> Finding:
         case.network(case.x.clone().requires_grad_())
     after = weights_of(case.network)
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return held(not changed, f"changes of {_few(changed)}")
+    return held(not changed, f"changes of {few(changed)}")
 
 
 def _stored(case: NetworkCase) -> Finding:
@@ -195,11 +201,6 @@ def _stored(case: NetworkCase) -> Finding:
     return held(
         change == 0, f"a difference of {change:.2g} of the largest: what it computes with is not stored"
     )
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _first(logits: Tensor) -> str:
