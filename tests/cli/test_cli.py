@@ -61,7 +61,7 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     assert str(damaged) in output
     code, output = call("verify", "--repair", "--results", results)
     assert code == 0
-    assert "27 cells whole, 1 files damaged and removed" in output
+    assert "29 cells whole, 1 files damaged and removed" in output
     assert not damaged.exists()
     code, output = call("run", study(), "--results", results)
     assert "1 cells made" in output
