@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.attacks.attack import Attack, Protocol, perturb
 from harness.attacks.batch import logits
 from harness.checks.check import Check, Finding, held
-from harness.checks.network import versions
+from harness.checks.network import few, weights_of
 from harness.data.datasets import Images
 from harness.networks.classifier import Classifier, as_input, to_tensor
 from harness.networks.device import device
@@ -102,7 +102,7 @@ class AttackCase:
 
 def _network_state(network: Classifier) -> dict[str, Any]:
     """What an attack may not change, by what messages call it."""
-    state: dict[str, Any] = {f"weights {name}": version for name, version in versions(network).items()}
+    state: dict[str, Any] = {f"weights {name}": state for name, state in weights_of(network).items()}
     for name, parameter in network.named_parameters():
         state[f"requires_grad of {name}"] = parameter.requires_grad
         state[f"grad of {name}"] = parameter.grad is None
@@ -143,8 +143,7 @@ def _arguments(case: AttackCase) -> Finding:
 
 
 def _network(case: AttackCase) -> Finding:
-    changed = case.first.network
-    return held(not changed, f"changes of {len(changed)} things, the first is {next(iter(changed), '')}")
+    return held(not case.first.network, f"changes of {few(case.first.network)}")
 
 
 def _process(case: AttackCase) -> Finding:
@@ -190,7 +189,7 @@ def _effect(case: AttackCase) -> Finding:
 def _time(case: AttackCase) -> Finding:
     each = case.first.seconds / len(case.first.images)
     block_s = each * len(case.attack.epsilons) * case.block / len(case.x)
-    came = f"{case.first.seconds:.2g} s, at which a block of {case.block} images takes {block_s:.2g} s"
+    came = f"{case.first.seconds:,.2f} s, at which a block of {case.block} images takes {block_s:,.2f} s"
     if case.attack.is_limited and block_s > case.block_limit_s:
         return Finding(
             "note", f"{came} and is stopped after {case.block_limit_s:g} s (compute.block_limit_s)"

@@ -18,8 +18,9 @@ _TRIED = 2  # images
 def before_work(networks: Mapping[str, Architecture], shape: tuple[int, int, int], classes: int) -> None:
     """Raise HarnessError with all that makes these networks useless, by what messages call them.
 
-    Each is made for images of ``shape`` (channels, height, width), with its initial weights, and called for
-    two of noise: it must return finite logits [2, classes], no probabilities, and stay in eval mode.
+    Images are of ``shape`` (channels, height, width). See ``Architecture.check`` for kinds of the harness's.
+    A network whose code is from outside is made, with its initial weights, and called for two images of
+    noise: it must return finite logits [2, classes], no probabilities, and stay in eval mode.
 
     Attacks and defenses are left for when they run: on a network without training an honest one may fail,
     and what fails there is its own cells alone.
@@ -33,7 +34,10 @@ def before_work(networks: Mapping[str, Architecture], shape: tuple[int, int, int
 
 def _mistakes(architecture: Architecture, shape: tuple[int, int, int], classes: int) -> Iterator[str]:
     try:
-        yield from _wrong(architecture, shape, classes)
+        if architecture.package is None:
+            architecture.check(shape[0], (shape[1], shape[2]), classes)
+        else:
+            yield from _wrong(architecture, shape, classes)
     except (Exception, SystemExit) as error:  # whatever a user's code raises
         yield Failed.of(error).reason
 

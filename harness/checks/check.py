@@ -11,7 +11,8 @@ from harness.attacks.batch import time_limit
 from harness.errors import Failed
 
 Case = TypeVar("Case")
-Status = Literal["ok", "note", "failed"]  # a note: it works, and whoever reads its numbers should know
+# A note: it works, and whoever reads its numbers should know. Left out: it rests on one that failed.
+Status = Literal["ok", "note", "failed", "left out"]
 
 ROUNDING = 1e-4  # of the largest value: what another order of summation in a kernel may change
 
@@ -67,8 +68,10 @@ def results(
     """The checks of one thing, in order, each as soon as it is done and within ``limit_s``."""
     lost: set[str] = set()  # names of checks that failed or were left out
     for check in checks:
-        if lost & {*check.rests_on}:
+        missing = [name for name in check.rests_on if name in lost]
+        if missing:
             lost.add(check.name)
+            yield Result(thing, check.name, "left out", check.expected, f"rests on {', '.join(missing)}")
             continue
         finding = _found(check, case, limit_s)
         if finding.status == "failed":

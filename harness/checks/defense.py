@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from harness.checks.check import Check, Finding, difference, held
-from harness.checks.network import versions
+from harness.checks.network import weights_of
 from harness.data.datasets import Images
 from harness.defenses.defense import Defense
 from harness.errors import Failed
@@ -229,7 +229,7 @@ def _tensors(inputs: Inputs) -> Iterator[tuple[str, Tensor]]:
 
 def _state(network: Classifier) -> tuple[object, ...]:
     trained = [(value.requires_grad, value.grad is None) for value in network.parameters()]
-    return versions(network), trained, [module.training for module in network.modules()]
+    return weights_of(network), trained, [module.training for module in network.modules()]
 
 
 _CALLED = ("needs", "objective", "loss")

@@ -1,5 +1,6 @@
 """Networks: logits and nothing else, that follow from the image and the weights alone."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from harness.networks.device import device
 
 _SEEDS = (1, 2)  # of drawn weights
 _SUMS = 1e-5  # within which probabilities sum to 1
-_SHOWN = 3  # tensors that differ
+_SHOWN = 3  # of many names
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,26 @@ def training_parts(network: nn.Module) -> list[str]:
     return [name or "(all)" for name, module in network.named_modules() if module.training]
 
 
-def versions(network: nn.Module) -> dict[str, tuple[int, int]]:
-    """Which tensors hold the weights, and how often each was changed: cheap, and no change escapes it."""
-    values = (*network.named_parameters(), *network.named_buffers())
-    return {name: (id(value), value._version) for name, value in values}
+def weights_of(network: nn.Module) -> dict[str, tuple[int, int, str]]:
+    """Which tensors hold the weights and buffers, how often each was changed, and a digest of its values.
+
+    The count misses what is done to ``.data``, the values what is undone.
+    """
+    return {
+        name: (id(value), value._version, _digest(value))
+        for name, value in (*network.named_parameters(), *network.named_buffers())
+    }
+
+
+def _digest(value: Tensor) -> str:
+    in_bytes = value.detach().cpu().flatten().view(torch.uint8)
+    return hashlib.sha256(in_bytes.numpy().tobytes()).hexdigest()
+
+
+def few(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 # --- the checks -------------------------------------------------------------------------------------
@@ -105,7 +122,7 @@ def _factory(case: NetworkCase) -> Finding:
     first, second = case.network.state_dict(), case.state_again()
     shapes = [{name: list(value.shape) for name, value in state.items()} for state in (first, second)]
     differing = [name for name in {**first, **second} if shapes[0].get(name) != shapes[1].get(name)]
-    return held(not differing, f"two that differ in {_few(differing)}")
+    return held(not differing, f"two that differ in {few(differing)}")
 
 
 def _seeded(case: NetworkCase) -> Finding:
@@ -113,7 +130,7 @@ def _seeded(case: NetworkCase) -> Finding:
     differing = [
         name for name, value in case.network.state_dict().items() if not torch.equal(value, second[name])
     ]
-    return held(not differing, f"other values of {_few(differing)}")
+    return held(not differing, f"other values of {few(differing)}")
 
 
 def _logits(case: NetworkCase) -> Finding:
@@ -138,7 +155,7 @@ def _scores(case: NetworkCase) -> Finding:
 
 def _mode(case: NetworkCase) -> Finding:
     case.logits(case.x)
-    return held(not training_parts(case.network), f"training mode in {_few(training_parts(case.network))}")
+    return held(not training_parts(case.network), f"training mode in {few(training_parts(case.network))}")
 
 
 def _deterministic(case: NetworkCase) -> Finding:
@@ -168,13 +185,13 @@ def _range(case: NetworkCase) -> Finding:
 
 
 def _unchanged(case: NetworkCase) -> Finding:
-    before = versions(case.network)
+    before = weights_of(case.network)
     case.logits(case.x)
     with torch.enable_grad():
         case.network(case.x.clone().requires_grad_())
-    after = versions(case.network)
+    after = weights_of(case.network)
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return held(not changed, f"changes of {_few(changed)}")
+    return held(not changed, f"changes of {few(changed)}")
 
 
 def _stored(case: NetworkCase) -> Finding:
@@ -184,11 +201,6 @@ def _stored(case: NetworkCase) -> Finding:
     return held(
         change == 0, f"a difference of {change:.2g} of the largest: what it computes with is not stored"
     )
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _first(logits: Tensor) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import data_option, overrides_option
+from harness.cli.options import code_option, data_option, overrides_option
 
 _COLOURS = {"ok": "green", "note": "yellow", "failed": "red"}
 
@@ -14,6 +14,7 @@ _COLOURS = {"ok": "green", "note": "yellow", "failed": "red"}
 @click.command()
 @click.argument("study")
 @overrides_option
+@code_option
 @data_option
 @click.option("--images", type=click.IntRange(2), default=8, show_default=True, help="Images it is tried on.")
 @click.option(
@@ -42,8 +43,11 @@ def validate(study: str, overrides: tuple[str, ...], data: Path | None, images: 
     counts: Counter[str] = Counter()
     for result in validation.validate(chosen, data, images, limit_s):
         counts[result.status] += 1
+        if result.status == "left out":
+            continue
         status = click.style(f"{result.status:<6}", fg=_COLOURS[result.status])
         click.echo(f"{result.thing:<{width}}  {result.check:<13}  {status}  {result.said}")
-    click.echo(f"\n{counts['ok']} ok, {counts['note']} to note, {counts['failed']} failed")
+    left_out = f", {counts['left out']} left out, which rest on those" if counts["left out"] else ""
+    click.echo(f"\n{counts['ok']} ok, {counts['note']} to note, {counts['failed']} failed{left_out}")
     if counts["failed"]:
         sys.exit(1)

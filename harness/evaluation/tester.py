@@ -90,7 +90,11 @@ class Tester:
         network = self._network(stored)
         is_from_outside = bool(stored.architecture.package or (attack and attack.package))
         before = _state(network, is_from_outside)
-        yield network
+        try:
+            yield network
+        except BaseException:
+            self._loaded = None  # in whatever state it was left
+            raise
         if _state(network, is_from_outside) != before:
             self._loaded = None
             raise RuntimeError(f"the weights of '{stored.cell.title}' changed while it was used")

@@ -9,6 +9,7 @@ normalised with these unless its settings give others, for its weights were trai
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,10 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _torch_saved(path: Path) -> Any:
     try:
-        # weights_only reads tensors and plain values, and runs no code of the file's.
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that it may not read: it says so where it does not
+            # weights_only reads tensors and plain values, and runs no code of the file's.
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything
         raise HarnessError(
             f"weights: '{path}' cannot be read as tensors alone: {_reason(error)}. "

@@ -215,8 +215,8 @@ def check(
 ) -> Run:
     """Check everything that can be checked before the work of these steps starts, and plan the study.
 
-    Raises HarnessError: data or weights that are missing, a results folder that can't be used, networks and
-    weights that can't.
+    Raises HarnessError: data or weights that are missing, a results folder that can't be used, networks that
+    can't.
     """
     store.open()
     datasets.prepare(study.dataset, data)

@@ -14,7 +14,6 @@ from harness.checks import AttackCase, DefenseCase, NetworkCase, Result
 from harness.data import SOURCES, datasets
 from harness.data.datasets import Dataset, Images
 from harness.defenses.defense import Defense
-from harness.errors import HarnessError
 from harness.evaluation.blocks import BATCHES_PER_BLOCK
 from harness.networks.build import build
 from harness.networks.classifier import Architecture, Classifier
@@ -66,27 +65,25 @@ def _is_foreign(one: Architecture | Attack | Defense, word: str) -> bool:
 
 
 def check_networks(study: Study, data: Path | None, dataset: Callable[[], Dataset]) -> None:
-    """See that networks can be used at all; HarnessError with all that makes them useless.
+    """See that the networks can be used at all; HarnessError with all that makes them useless.
 
-    Weights that do not fit, and of networks from outside what comes out of them. Official data sets are not
-    read for it: what their images look like is known. ``dataset`` reads others.
+    Those of the harness's own that start with drawn weights always can. Official data sets are not read for
+    it: what their images look like is known. ``dataset`` reads others.
     """
-    networks = _networks(study)
-    foreign = {name: one for name, one in networks.items() if one.package is not None}
-    known = {name: one for name, one in networks.items() if one.package is None}
+    doubtful = {
+        name: one
+        for name, one in _networks(study).items()
+        if one.initial_file() is not None or not one.takes_any_size
+    }
+    if not doubtful:
+        return
     if SOURCES[study.dataset.source].extent is None:
         loaded = dataset()
         channels, height, width = loaded.train.pixels.shape[1:]
-        classes = len(loaded.classes)
+        checks.before_work(doubtful, (channels, height, width), len(loaded.classes))
     else:
         size = extent(study, data)
-        (channels, height, width), classes = size.shape, size.classes
-    for name, one in known.items():
-        try:
-            one.check(channels, (height, width), classes)
-        except HarnessError as error:
-            raise HarnessError(f"{name}: {error}") from error
-    checks.before_work(foreign, (channels, height, width), classes)
+        checks.before_work(doubtful, size.shape, size.classes)
 
 
 # --- validate ---------------------------------------------------------------------------------------

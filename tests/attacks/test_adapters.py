@@ -15,7 +15,9 @@ from attack_cases import FGSM, SEED
 from conftest import tiny_study
 from torch import Tensor, nn
 
-from harness.attacks import ATTACKS, adapter, adapter_foolbox, perturb
+from harness.attacks import ATTACKS, perturb
+from harness.attacks.adapters import adapter
+from harness.attacks.adapters import foolbox as foolbox_adapter
 from harness.errors import HarnessError
 from harness.settings import Mistakes, validated
 from harness.study.reading import build
@@ -170,7 +172,7 @@ def test_a_ball_that_an_attack_leaves_is_not_cut_to(digits: Setting, monkeypatch
     name = "LinfAdditiveUniformNoiseAttack"
     with pytest.raises(Mistakes, match="leaves its ball"):
         settings("foolbox", name, [0.1])
-    monkeypatch.delitem(adapter_foolbox._REFUSED, name)
+    monkeypatch.delitem(foolbox_adapter._REFUSED, name)
     with pytest.raises(RuntimeError, match=f"foolbox.{name} left the linf ball of radius 0.1"):
         made(digits, settings("foolbox", name, [0.1]))
 

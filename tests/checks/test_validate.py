@@ -1,11 +1,14 @@
 """``harness validate`` on studies with code from outside, and what a run refuses before its work."""
 
+import re
+
 import pytest
 import torch
 import yaml
 from commands import call, refused
 from conftest import Silence, tiny_study
 from outside import ATTACK, DEFENSE, NETWORK, outside_of
+from pages import ROOT, fits, follow
 
 from harness.checks import ATTACK_CHECKS, DEFENSE_CHECKS, NETWORK_CHECKS
 from harness.errors import HarnessError
@@ -210,3 +213,23 @@ def test_networks_of_the_harness_are_not_tried(study, tmp_path, monkeypatch):
 def test_official_data_is_not_read_for_it(study):
     study["dataset"] = {"source": "mnist", "train_limit": 100}
     validation.check_networks(build(study), None, lambda: pytest.fail("was read"))
+
+
+# --- the page ---------------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "validate.md").read_text()
+
+
+def test_the_page_shows_what_is_printed(tmp_path):
+    (command, code, printed), (asked, _, told) = follow(PAGE, tmp_path)
+    assert fits(command.shown, printed), printed
+    assert (code, asked.shown, told) == (1, ("1",), "1\n")
+
+
+@pytest.mark.parametrize(
+    ("title", "checks"),
+    [("Networks", NETWORK_CHECKS), ("Attacks", ATTACK_CHECKS), ("Defenses", DEFENSE_CHECKS)],
+)
+def test_every_check_has_a_paragraph(title, checks):
+    section = PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
+    assert re.findall(r"^- \*\*(.+?)\*\*: ", section, re.MULTILINE) == [check.name for check in checks]
