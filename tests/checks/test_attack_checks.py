@@ -156,7 +156,7 @@ FAULTS = {
     takes_threads: ("process", "torch's threads"),
     draws_anew: ("repeat", "8 of 8 that differ by up to"),
     carries_over: ("batches", "4 of 8 that differ by up to 0.025 at epsilon 0.05"),
-    does_nothing: ("effect", "0 changed and 0 that left their class, of 8"),
+    does_nothing: ("effect", "0 of 8 changed, 0 left their class"),
 }
 ATTACKS = {attack.__name__: attack for attack in (honest, *FAULTS)}
 
@@ -206,7 +206,7 @@ def found(attack, block_limit_s=600.0, limit_s=None):
 )
 def test_an_honest_attack_passes_all(attack):
     wrong, checked = found(attack)
-    assert [result for result in wrong if result.check != "effect"] == []
+    assert [result for result in wrong if attack.method != "planted" or result.check != "effect"] == []
     assert checked == [check.name for check in ATTACK_CHECKS]
 
 
