@@ -62,11 +62,11 @@ def step_flops(network: nn.Module, images: Tensor) -> float:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    with (
-        torch.random.fork_rng(devices=[images.device] if images.is_cuda else []),
-        FlopCounterMode(display=False) as counter,
-    ):
+    mode = network.training
+    network.eval()  # in training mode batch statistics need more images than one
+    with FlopCounterMode(display=False) as counter:
         torch.autograd.grad(
             network(as_input(images)).sum(), [p for p in network.parameters() if p.requires_grad]
         )
+    network.train(mode)
     return counter.get_total_flops() / len(images)

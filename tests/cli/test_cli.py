@@ -52,7 +52,7 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     code, output = call(
         "sql", "select count(*) as rows from evaluation", "--format", "csv", "--results", results
     )
-    assert output == "rows\n720\n"  # (4 networks x 4 sets + 2 of the white box) x 40 images
+    assert output == "rows\n800\n"  # (4 networks x 4 sets + 2 of the white box) x 40 images
 
     damaged = next((results / "bound").rglob("*.parquet"))
     damaged.write_bytes(damaged.read_bytes()[:-9])
@@ -61,7 +61,7 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     assert str(damaged) in output
     code, output = call("verify", "--repair", "--results", results)
     assert code == 0
-    assert "27 cells whole, 1 files damaged and removed" in output
+    assert "29 cells whole, 1 files damaged and removed" in output
     assert not damaged.exists()
     code, output = call("run", study(), "--results", results)
     assert "1 cells made" in output
@@ -90,7 +90,7 @@ def test_a_cell_that_fails_is_a_hole(study, tmp_path, monkeypatch):
         patch.setattr(DeepFool, "perturb", raising)
         code, output = call("run", study(), "--results", results)
     assert code == 1
-    assert "23 cells made" in output
+    assert "25 cells made" in output
     told = "1 cell failed and 4 wait for them; the same command tries again:\n"
     assert f"{told}  deepfool on test images: RuntimeError: shapes [differ]" in output
     assert re.search(r"DeepFool +2 +- +- +-", output)

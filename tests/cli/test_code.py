@@ -28,7 +28,7 @@ def folders(tmp_path):
 
 def test_all_that_read_a_study_take_it():
     taking = {name for name, command in main.commands.items() if "code" in {p.name for p in command.params}}
-    assert taking == {"run", *(step.name for step in STEPS), "plan", "show", "verify"}
+    assert taking == {"run", *(step.name for step in STEPS), "plan", "rekey", "show", "validate", "verify"}
 
 
 def test_it_is_searched_before_all_else(folders):

@@ -179,3 +179,17 @@ def test_logits_are_float32_in_the_trainings_arithmetic():
     assert torch.equal(full(x), model(x))
     assert not torch.equal(half(x), full(x))
     assert torch.allclose(half(x), full(x), atol=0.05)
+
+
+def test_batch_statistics_are_of_one_worker():
+    """Of several each would normalise with its own share, and the number of workers would change numbers."""
+    network = Classifier(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), (0.0,), (1.0,))
+    with pytest.raises(HarnessError, match="'body.1' of the network normalises .* workers: 1"):
+        Training(network, None, TrainingSettings(epochs=1), 0, None, world=2)
+
+
+def test_operations_are_counted_of_one_image_whatever_the_mode():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4)).train()
+    # Forward, and the gradient of the weights: 16 x 4 products and sums each.
+    assert step_flops(network, torch.zeros(1, 1, 4, 4)) == 2 * 2 * 16 * 4
+    assert network.training
