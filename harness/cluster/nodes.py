@@ -21,6 +21,7 @@ from harness.results.records import SCHEMA_VERSION
 from harness.results.store import Store
 
 _PACKAGE = Path(__file__).parents[1]  # all of the harness, not this wing alone
+_OPTIONAL = {"adversarial-robustness-toolbox", "timm", "torchattacks"}  # few studies use them
 _PATIENCE_S = 5  # a shared folder may show a new file late
 _ANSWER_S = 120  # for a node to start a process and say what it has
 
@@ -104,7 +105,9 @@ def here(store: Store, probe: str, code: Iterable[str]) -> Node:
     facts = hardware()
     # A machine without a GPU has another build of the same version.
     packages = {
-        re.sub("-(cpu|gpu)$", "", name): version.split("+")[0] for name, version in facts["versions"].items()
+        re.sub("-(cpu|gpu)$", "", name): version.split("+")[0]
+        for name, version in facts["versions"].items()
+        if name not in _OPTIONAL
     }
     python = ".".join(facts["python"].split(".")[:2])
     versions = {"Python": python, "schema": str(SCHEMA_VERSION), **packages, "harness's source": _source()}

@@ -139,6 +139,9 @@ def _state(network: Classifier, is_read: bool) -> list[tuple[int, ...]]:
 
 
 def _sum(value: Tensor) -> int:
-    """Of the bits of float32 values, so that no change is too small and NaN is a number, or of integers."""
-    bits = value.detach().view(torch.int32) if value.dtype == torch.float32 else value.detach()
+    """Of the bits of floats, so that no change is too small and NaN is a number, or of integers."""
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(value.element_size())
+    bits = value.detach()
+    if bits.is_floating_point() and whole is not None:
+        bits = bits.view(whole)
     return int(bits.sum(dtype=torch.int64))

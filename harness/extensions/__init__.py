@@ -13,7 +13,7 @@ A study names it in ``use``, as ``package.module:attack`` or, of an installed pa
 ``code`` knows a package's files without importing them.
 """
 
-from harness.extensions.code import Moved, code_folder, digest, must_be, shipped
+from harness.extensions.code import Moved, code_folder, digest, must_be, must_be_as_imported, shipped
 from harness.extensions.marks import Kind, Mark, attack, defense, network
 from harness.extensions.resolving import Extension, resolve
 from harness.extensions.used import FOREIGN, Used
@@ -30,6 +30,7 @@ __all__ = [
     "defense",
     "digest",
     "must_be",
+    "must_be_as_imported",
     "network",
     "resolve",
     "shipped",

@@ -2,14 +2,16 @@
 
 import hashlib
 import importlib
+import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from harness.errors import HarnessError
 
+_imported: dict[str, str] = {}  # package -> digest when it was imported
 _folders: list[Path] = []  # those that --code named, in the order in which they are searched
 
 
@@ -89,7 +91,7 @@ def digest(package: str) -> str:
         if path.is_file():
             files[path.name] = path
         else:
-            files |= {file.relative_to(path).as_posix(): file for file in path.rglob("*.py")}
+            files |= {file.relative_to(path).as_posix(): file for file in _sources(path)}
     text = hashlib.sha256()
     for name, file in sorted(files.items()):
         try:
@@ -98,6 +100,24 @@ def digest(package: str) -> str:
             raise HarnessError(f"the code of '{package}': {file} can't be read: {error.strerror}") from error
         text.update(name.encode() + b"\0" + content)
     return text.hexdigest()[:16]
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    """All .py files below a folder, in linked folders, too."""
+    for place, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(place, name) for name in names if name.endswith(".py"))
+
+
+def remember(package: str) -> None:
+    """Keep the digest of a package that is about to be imported."""
+    _imported.pop(package, None)
+    with suppress(HarnessError):
+        _imported[package] = digest(package)
+
+
+def must_be_as_imported(packages: Iterable[str]) -> None:
+    """Raises Moved where a package is no longer what this process imported."""
+    must_be({package: _imported[package] for package in packages if package in _imported})
 
 
 def must_be(code: Mapping[str, str]) -> None:

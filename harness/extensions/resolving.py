@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, did_you_mean
-from harness.extensions.code import advice, located
+from harness.extensions.code import advice, located, remember
 from harness.extensions.marks import Kind, Mark, is_count, mark_of
 from harness.extensions.signature import settings_of
 from harness.settings import Settings, validated
@@ -162,6 +162,8 @@ def _entry_point(package: str, name: str, kind: Kind) -> str:
 def _imported(module: str) -> Any:
     """The module; HarnessError where it is not there, or where importing it fails."""
     package = module.partition(".")[0]
+    if package not in sys.modules:
+        remember(package)
     if module not in sys.modules:
         importlib.invalidate_caches()
     try:

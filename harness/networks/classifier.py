@@ -70,7 +70,7 @@ class Architecture(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The settings that determine the network; of the file with its weights the digest does."""
-        # As in the keys from before statistics could be given.
+        # Where none are given they follow from the images, whose fingerprint is in the key, too.
         absent = () if self.mean else ("mean", "std")
         return self.model_dump(mode="json", exclude={"weights", *absent})
 

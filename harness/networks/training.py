@@ -65,7 +65,7 @@ class Training:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if world > 1 and (layer := _with_batch_statistics(network)):
+        if world > 1 and settings.epochs and (layer := _with_batch_statistics(network)):
             raise HarnessError(
                 f"'{layer}' of the network normalises with the statistics of a batch, which several workers "
                 "share out: train it with workers: 1"

@@ -234,6 +234,7 @@ def _outside(study: Study) -> tuple[dict[str, str], dict[str, str]]:
     """Digests of what a study takes from outside: files with weights by network, code by package."""
     starts = {BASE: study.network, **study.models}
     weights = {name: architecture.initial_weights() for name, architecture in starts.items()}
+    extensions.must_be_as_imported(packages(study))
     code = {package: extensions.digest(package) for package in packages(study)}
     return {name: digest for name, digest in weights.items() if digest is not None}, code
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from torch import Tensor
 
 from harness.cluster import sweep
 from harness.cluster.rank import Material
@@ -63,7 +64,7 @@ def _material(run: Run, networks: list[Network]) -> Material:
     starts = {network.seed for network in networks if network.base is not None}
     bases = {base.seed: base for base in run.plan.bases}
     first = [network for network in networks if network.base is None]
-    files = {network.cell.key: network.architecture.read_initial() for network in first}
+    files = {network.cell.key: _initial(run, network) for network in first}
     return Material(
         len(run.dataset.classes),
         run.dataset.train,
@@ -73,6 +74,14 @@ def _material(run: Run, networks: list[Network]) -> Material:
         base_outputs={seed: _outputs(run, bases[seed]) for seed in sorted(wants_outputs)},
         initial={key: tensors for key, tensors in files.items() if tensors is not None},
     )
+
+
+def _initial(run: Run, network: Network) -> dict[str, Tensor] | None:
+    """The tensors of the file that a training starts with; HarnessError where it is another than planned."""
+    planned = run.plan.ground.weights.get(network.name)
+    if network.architecture.initial_weights() != planned:
+        raise HarnessError(f"the weights of '{network.cell.title}' changed while the study ran: run it again")
+    return network.architecture.read_initial()
 
 
 def _distances(run: Run) -> np.ndarray:

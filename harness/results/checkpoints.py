@@ -29,7 +29,7 @@ def save(folder: Folder, cell: Cell, tensors: Mapping[str, np.ndarray], state: M
     from safetensors.numpy import save as encoded
 
     payload = encoded(
-        {name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"state": json.dumps(state)}
+        {name: np.asarray(value, order="C") for name, value in tensors.items()}, {"state": json.dumps(state)}
     )
     folder.write(path_of(cell), hashlib.sha256(payload).digest() + payload)
 

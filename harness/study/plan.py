@@ -51,7 +51,7 @@ class Plan:
     @property
     def code(self) -> Mapping[str, str]:
         """The packages from outside that the study names, with the digests of their sources."""
-        return self.ground.code
+        return {package: digest for package, digest in self.ground.code.items() if digest}
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -99,7 +99,7 @@ def plan(
     ground = Ground(study, data, weights or {}, code or dict.fromkeys(packages(study), ""))
     bounds = {split: _bound(ground, split) for split in SPLITS}
     bases = tuple(base_network(ground, seed) for seed in study.seeds)
-    models = tuple(finished_model(ground, name, study.seeds[0]) for name in study.models)
+    models = tuple(finished_model(ground, name) for name in study.models)
     attacks: list[PlannedAttack] = []
     defended: list[Network] = []
     black_box: list[Evaluation] = []

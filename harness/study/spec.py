@@ -93,9 +93,10 @@ class ComputeSpec(Settings):
 
 
 def _has_weights(model: Architecture) -> Architecture:
-    """A finished model comes with weights: in a file, from its library or by its own code."""
-    comes_with_weights = model.weights or model.package or getattr(model, "pretrained", False)
-    if not comes_with_weights:
+    """A finished model comes with weights: in a file, or by its own code."""
+    if getattr(model, "pretrained", False):
+        raise ValueError("'pretrained' leaves the last layer to be trained: give 'weights' of all layers")
+    if not (model.weights or model.package):
         raise ValueError("a finished model needs 'weights', the file that holds them")
     return model
 

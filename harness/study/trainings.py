@@ -99,14 +99,17 @@ def base_network(ground: Ground, seed: int) -> Network:
     return Network(cell, BASE, BASE, BASE, seed, architecture, settings, (BASE,))
 
 
-def finished_model(ground: Ground, name: str, seed: int) -> Network:
-    """A network that comes with its weights: a training of no epochs."""
+def finished_model(ground: Ground, name: str) -> Network:
+    """A network that comes with its weights: a training of no epochs, the same in every study.
+
+    What its code draws is drawn by seed 0; the attacks on it have the study's seeds.
+    """
     architecture, settings = ground.study.models[name], TrainingSettings(epochs=0)
     shown = architecture.model_dump(mode="json")
     columns = {"name": name, "settings": json.dumps(shown), **dict.fromkeys(_PLAIN), "seed": None}
     identity = _identity(ground, name, architecture, settings)
     cell = Cell("training", ground.partition(method=FINISHED), columns, identity, title=name)
-    return Network(cell, name, name, name, seed, architecture, settings, (FINISHED,))
+    return Network(cell, name, name, name, 0, architecture, settings, (FINISHED,))
 
 
 def defended_network(ground: Ground, entry: str, settings: Defense, available: Available) -> Network:

@@ -4,6 +4,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -18,6 +19,8 @@ _TIMES = 3
 
 
 def main() -> int:
+    # A shell's background job ignores Ctrl-C, and so would the drivers that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = argparse.ArgumentParser(prog="faults", description=__doc__)
     options.add_argument("--study", default="quick")
     options.add_argument(

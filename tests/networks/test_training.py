@@ -1,5 +1,8 @@
 """The epoch loop and what an objective sees of it: against closed forms and hand-written loops."""
 
+from copy import deepcopy
+
+import numpy as np
 import pytest
 import torch
 from conftest import images
@@ -13,6 +16,9 @@ from harness.networks.classifier import Classifier, predict, to_tensors
 from harness.networks.device import peak_flops, step_flops
 from harness.networks.objective import InTraining, Objective, supervised
 from harness.networks.training import Training, TrainingSettings
+from harness.results import checkpoints
+from harness.results.cells import Cell
+from harness.results.storage import Folder
 
 
 @pytest.fixture
@@ -179,6 +185,33 @@ def test_logits_are_float32_in_the_trainings_arithmetic():
     assert torch.equal(full(x), model(x))
     assert not torch.equal(half(x), full(x))
     assert torch.allclose(half(x), full(x), atol=0.05)
+
+
+def test_batch_statistics_go_on_from_a_checkpoint(tmp_path):
+    """The counter of batches has no dimension: in a stored checkpoint, too."""
+    body = nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.BatchNorm1d(3))
+    data = images(0, 40, 3, shape=(1, 6, 6))
+    settings = TrainingSettings(epochs=2, batch_size=16)
+
+    def training():
+        return Training(
+            Classifier(deepcopy(body), (0.0,), (1.0,)), supervised(inputs(data)), settings, 5, data
+        )
+
+    whole = training()
+    whole.start()
+    whole.run_epoch()
+    cell = Cell("training", {"dataset": "digits", "method": "base"}, {}, {})
+    folder = Folder.at(tmp_path)
+    checkpoints.save(folder, cell, whole.state(), {"rows": whole.rows})
+    tensors, state = checkpoints.load(folder, cell)
+    resumed = training()
+    resumed.restore(tensors, state["rows"])
+    for each in (whole, resumed):
+        each.run_epoch()
+    after = [to_tensors(each.network) for each in (whole, resumed)]
+    assert all(np.array_equal(after[0][name], after[1][name]) for name in after[0])
+    assert after[0]["body.2.num_batches_tracked"] == 6
 
 
 def test_batch_statistics_are_of_one_worker():

@@ -30,6 +30,7 @@ from harness.settings import Mistakes, Radius, distinct
 _ITERATIONS = ("steps", "max_iter", "max_iterations", "nb_iter", "num_iter_set", "n_queries")
 _REPEATS = ("binary_search_steps", "n_restarts", "nb_restarts", "restarts", "nb_random_init", "eot_iter")
 _UNKNOWN_COST, _LARGEST_COST = 100, 10_000  # gradients an image and radius
+_ROUNDING = 1e-6
 _TRIED_SHAPE, _TRIED_CLASSES = (3, 8, 8), 10  # of the network on which arguments are tried
 
 
@@ -168,8 +169,7 @@ class Adapter(Attack, ABC):
                 case = Case(network, shape, classes, x.device, norm, epsilon, drawn)
                 with seeded(seed, part, epsilon), _quiet(self.library.package):
                     made = self._make(cls, case)(x.clone(), label.clone())
-                # Beyond 0 and 1 by rounding.
-                batches.append(made.detach().to(x.device, torch.float32).clamp(0, 1))
+                batches.append(_rounded(made.detach().to(x.device, torch.float32)))
             results.append(torch.cat(batches))
         return results
 
@@ -238,6 +238,12 @@ class Adapter(Attack, ABC):
                 at = "" if epsilon is None else f" at epsilon {epsilon:g}"
                 yield "arguments", f"{self.library.package} says{at}: {error}"
                 return
+
+
+def _rounded(images: Tensor) -> Tensor:
+    """Within [0, 1] where rounding alone has left it; else as they are, for ``perturb`` to refuse."""
+    inside = images.clamp(0, 1)
+    return inside if (images - inside).abs().max() <= _ROUNDING else images
 
 
 @contextmanager

@@ -34,17 +34,20 @@ _NORM_OF: dict[str, Norm] = {
 _PROBABILITIES = "needs a network that returns probabilities"
 _PATCH = "makes a patch"
 _GUIDED = "makes images like others, which it is not given"
+_UNSEEDED = "draws from a generator without a seed, so no run could be repeated"
 _NO_NORM = "turns, shifts or recolours images, and no norm says how far"
 _REFUSED = {
     "AdversarialPatch": _PATCH,
     "AdversarialPatchNumpy": _PATCH,
     "AdversarialPatchPyTorch": _PATCH,
+    "BoundaryAttack": _UNSEEDED,
     "CompositeAdversarialAttackPyTorch": _NO_NORM,
     "FeatureAdversariesNumpy": _GUIDED,
     "FeatureAdversariesPyTorch": _GUIDED,
     "GeoDA": "needs NumPy 1: it calls numpy.mat",
     "GRAPHITEBlackbox": "is targeted only, at photographs of objects",
     "GRAPHITEWhiteboxPyTorch": "is targeted only, at photographs of objects",
+    "HopSkipJump": _UNSEEDED,
     "LowProFool": "is for tables, not for images",
     "OverTheAirFlickeringPyTorch": "is for videos",
     "OverloadPyTorch": "is for object detectors",
