@@ -51,6 +51,13 @@ def run(folder, data):
     return call("run", file, "--results", folder / "results")
 
 
+def refused_again(folder, data):
+    """The message of a study that must end with exit code 2 where some cells are made."""
+    code, printed = run(folder, data)
+    assert code == 2 and "Traceback" not in printed, printed
+    return " ".join(printed.split())
+
+
 def refused(folder, data):
     """The message of a study that must end with exit code 2 and leave no cell, no traceback."""
     code, printed = run(folder, data)
@@ -367,5 +374,8 @@ def test_code_that_changes_while_the_study_runs(tmp_path, outside):
     )
     assert re.fullmatch(f"{expected}; run it again", reason)
     assert "mine on test images" in told
+    again = refused_again(tmp_path, used(f"{name}:f", "attack"))
+    assert f"'{name}' was " in again, "this process has the old code in memory"
+    del sys.modules[name]  # as in a process of its own
     code, printed = run(tmp_path, used(f"{name}:f", "attack"))
     assert code == 0, printed
