@@ -14,31 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import hosts
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import snapshot
 from hosts import SHARED, Host
+from outside import ATTACK, DEFENSE, NETWORK
+from safetensors.torch import save_file
 
-from harness.attacks import ATTACKS
+from harness.networks.build import build
+from harness.networks.convnet import ConvNet
 
 SOURCE = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.cluster
 
-OWN_ATTACK = """
-from harness import extensions
-
-@extensions.attack(norm="linf", cost=0)
-def brighter(network, images, labels, ids, seed, *, epsilon: float):
-    return (images + epsilon).clamp(0, 1)
-"""
 OWN_STUDY = """
 name: own
 dataset: {source: digits, train_limit: 120, test_limit: 40}
-network: {architecture: convnet, width: 4}
+network: {use: "mine.nets:linear", settings: {width: 6}}
 base: {epochs: 2, learning_rate: 0.01, batch_size: 32}
-attacks: {brighter: {use: "mine.attacks:brighter", settings: {epsilon: [0.1, 0.3]}}}
+attacks: {noise: {use: "mine.attacks:noise", settings: {epsilon: [0.1, 0.3]}}}
+defenses: {smooth: {use: "mine.defenses:smooth", settings: {epsilon: 0.1, copies: [1, 2]}, epochs: 1}}
+models: {theirs: {architecture: convnet, width: 2, weights: theirs.safetensors}}
 batch_size: 4
-white_box: {epsilon: [0.1], step_divisors: [4], steps: 3}
+white_box: {epsilon: [0.1], step_divisors: [4], steps: 3, attacks: [noise]}
 """
 
 
@@ -195,21 +194,24 @@ def test_own_code_of_one_machine_reaches_the_other(machines: Machines) -> None:
     assert f"head {machines.head.address}:" not in said
 
 
-@pytest.mark.skipif("foreign" not in ATTACKS, reason="a study can't name code from outside yet")
-def test_a_study_with_an_attack_of_own_code(machines: Machines) -> None:
-    """On both machines, from a folder of the head."""
-    package = machines.head.home / "own/mine"
+def test_a_study_of_own_code(machines: Machines) -> None:
+    """Code and weights lie on the head alone: the values are those of a run there without Ray."""
+    home = machines.head.home
+    package = home / "own/mine"
     package.mkdir(parents=True, exist_ok=True)
-    (package / "attacks.py").write_text(OWN_ATTACK)
-    (machines.head.home / "own.yaml").write_text(OWN_STUDY)
-    command = "ray submit cluster.yaml jobs/study.py -- --study '~/own.yaml' --code '~/own' "
-    done = machines.type(f"{command} --results {SHARED}/own-study --set compute.nodes=2")
-    assert "cells made" in done.stdout
-    tables = [
-        pq.read_table(path, partitioning=None) for path in (SHARED / "own-study/attack").rglob("*.parquet")
-    ]
-    assert tables and all(table.num_rows for table in tables)
-    assert {fact["host"] for fact in facts(SHARED / "own-study")} <= {"head", "worker"}
+    for name, source in {"nets": NETWORK, "attacks": ATTACK, "defenses": DEFENSE}.items():
+        (package / f"{name}.py").write_text(source)
+    (home / "own.yaml").write_text(OWN_STUDY)
+    weights = build(ConvNet(width=2), np.zeros((1, 1, 8, 8), np.uint8), 10, 0).body.state_dict()
+    save_file(weights, home / "theirs.safetensors")
+    study = "~/own.yaml --code ~/own --set models.theirs.weights=$HOME/theirs.safetensors"
+    done = machines.type(
+        f"ray submit cluster.yaml jobs/study.py -- '{study} --results {SHARED}/own-study "
+        "--set compute.nodes=2 --set compute.workers=2'"
+    )
+    assert "cells made" in done.stdout and "failed" not in done.stdout
+    machines.head.run(f"~/harness-venv/bin/harness run {study} --workers 0 --results {SHARED}/own-alone")
+    assert snapshot(SHARED / "own-study") == snapshot(SHARED / "own-alone")
 
 
 def test_machines_that_differ_are_told_before_work_starts(machines: Machines) -> None:
