@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harness import extensions
 from harness.errors import Failed, HarnessError
 from harness.results import cell_file, locking, studies
 from harness.results.cells import Cell, failure_path, tensors_path
@@ -165,7 +164,10 @@ class Store:
         """
         if self.is_done(cell):
             return
-        extensions.must_be(cell.spec.get("code", {}))
+        if code := cell.spec.get("code"):
+            from harness import extensions  # imports pydantic, and who only reads results needs none of it
+
+            extensions.must_be(code)
         made_from = {need.path.as_posix(): self.tensors_digest(need.path) for need in cell.needs}
         artifact = None if tensors is None else self._write_tensors(cell, tensors)
         more = {"made_from": made_from, "artifact": artifact, "facts": facts}

@@ -269,7 +269,7 @@ def test_a_study_in_an_object_store(here, tiny, object_store, tmp_path, monkeypa
     code, output = call(
         "sql", "select count(*) as rows from evaluation", "--format", "csv", "--results", results
     )
-    assert (code, output) == (0, "rows\n720\n")
+    assert (code, output) == (0, "rows\n800\n")
     assert "error:" in refused("sql", "from read_csv('/etc/passwd')", "--results", results)
 
     lost, *_ = written
