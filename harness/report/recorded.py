@@ -77,19 +77,21 @@ def study_row(study: str, record: Row) -> Row:
 
 
 def rekeyed_rows(study: str, record: Row) -> list[Row]:
-    """When code from outside was edited and cells made before kept their values: package by package."""
-    return [
-        {
-            "study": study,
-            **{name: entry[name] for name in ("at", "cells", "sample")},
-            "package": package,
-            "before": entry["from"].get(package),
-            "after": after,
-        }
-        for entry in record["about"].get("rekeyed", [])
-        for package, after in entry["to"].items()
-        if entry["from"].get(package) != after
-    ]
+    """When code from outside was edited and cells made before kept their values: package by package.
+
+    Edits that led to the code as it is: after another one the cells were made anew.
+    """
+    standing = {(package, digest) for package, digest in record["about"].get("code", {}).items()}
+    rows: list[Row] = []
+    for entry in reversed(record["about"].get("rekeyed", [])):
+        for package, after in entry["to"].items():
+            before = entry["from"].get(package)
+            if before == after or (package, after) not in standing:
+                continue
+            standing.add((package, before))
+            facts = {name: entry[name] for name in ("at", "cells", "sample")}
+            rows.append({"study": study, **facts, "package": package, "before": before, "after": after})
+    return rows[::-1]
 
 
 def planned_rows(study: str, record: Row) -> list[Row]:

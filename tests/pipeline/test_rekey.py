@@ -157,6 +157,21 @@ def test_a_study_that_shares_cells_keeps_its_files(world):
     assert world.run(name="other") == set(), "it finds what the first one kept"
 
 
+def test_tables_tell_of_edits_that_led_to_the_code_as_it_is(world):
+    world.run()
+    for word in ("again", "and again"):
+        world.edit(world.attack, "attacks", "for _ in", f"# {word}\n    for _ in")
+        world.rekey()
+    kept = "Kept through an edit of code"
+    assert world.tables().partition(kept)[2].count(f"mine   {world.attack}") == 2
+    world.edit(world.defense, "defenses", "(1 - epsilon)", "(1.5 - epsilon)")
+    world.run()
+    assert kept in world.tables(), "the attack's cells are still those"
+    world.edit(world.attack, "attacks", "epsilon / steps", "0.9 * epsilon / steps")
+    world.run()
+    assert kept not in world.tables()
+
+
 def test_twice_is_once_too_often(world):
     world.run()
     with pytest.raises(HarnessError, match="no finished cell of study 'mine' was made with other code"):
