@@ -231,9 +231,18 @@ def check(
 
 
 def _outside(study: Study) -> tuple[dict[str, str], dict[str, str]]:
-    """Digests of what a study takes from outside: files with weights by network, code by package."""
-    starts = {BASE: study.network, **study.models}
-    weights = {name: architecture.initial_weights() for name, architecture in starts.items()}
+    """Digests of what a study takes from outside: files with weights by network, code by package.
+
+    Raises HarnessError with all files that are not there.
+    """
+    weights, mistakes = {}, []
+    for name, architecture in {BASE: study.network, **study.models}.items():
+        try:
+            weights[name] = architecture.initial_weights()
+        except HarnessError as error:
+            mistakes.append(f"{'network' if name == BASE else 'model'} {name}: {error}")
+    if mistakes:
+        raise HarnessError("\n  ".join(mistakes))
     extensions.must_be_as_imported(packages(study))
     code = {package: extensions.digest(package) for package in packages(study)}
     return {name: digest for name, digest in weights.items() if digest is not None}, code
