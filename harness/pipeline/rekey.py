@@ -76,7 +76,11 @@ def _earlier_code(store: Store, study: Study) -> list[Mapping[str, str]]:
 
 
 def _moved(run: Run, earlier: list[Mapping[str, str]]) -> tuple[dict[Cell, Cell], Mapping[str, str]]:
-    """Cell as it would be now -> the finished cell of other code, and that code: the latest that has any."""
+    """Cell as it would be now -> the finished cell of other code, and that code: the latest that has any.
+
+    Those that have their new keys already are among them: by another study that shares them, or by a command
+    that was stopped before it had told the record.
+    """
     if not run.plan.code:
         raise HarnessError(f"study '{run.study.name}' names no code from outside: nothing to give new keys")
     ground = run.plan.ground
@@ -89,13 +93,18 @@ def _moved(run: Run, earlier: list[Mapping[str, str]]) -> tuple[dict[Cell, Cell]
             pairs = {
                 new: old
                 for new, old in zip(now, then, strict=True)
-                if new != old and new in missing and run.store.is_done(old)
+                if new != old and run.store.is_done(old) and (new in missing or _was(run.store, new, old))
             }
             if pairs:
                 return pairs, code
     raise HarnessError(
         f"no finished cell of study '{run.study.name}' was made with other code: nothing to give new keys"
     )
+
+
+def _was(store: Store, new: Cell, old: Cell) -> bool:
+    """Whether a finished cell is a copy of the old one."""
+    return bool(store.metadata(new.path)["facts"].get("rekeyed_from") == old.key)
 
 
 def _drawn(pairs: Mapping[Cell, Cell], count: int, seed: int) -> list[Cell]:

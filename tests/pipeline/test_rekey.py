@@ -155,6 +155,30 @@ def test_a_study_that_shares_cells_keeps_its_files(world):
     code, printed = call("tables", "--results", world.results, "--study", "other")
     assert code == 0 and " missing" not in printed
     assert world.run(name="other") == set(), "it finds what the first one kept"
+    # The other one's record can tell as well, once it is asked; then nobody names the old files.
+    study = build({**world.data, "name": "other"})
+    again = rekey(study, Store(world.results), None, 3, 0)
+    assert again.cells == found.cells
+    assert len(snapshot(world.results)) == len(shared)
+    assert world.run(name="other") == set() == world.run()
+
+
+def test_stopped_before_the_record_knows(world, monkeypatch):
+    """The same command goes on: all cells are told of, and the old ones go."""
+    world.run()
+    world.edit(world.attack, "attacks", "for _ in", "# again\n    for _ in")
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.pipeline.rekey.keep_record", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            world.rekey()
+    half = len(snapshot(world.results))
+    found = world.rekey()
+    assert len(snapshot(world.results)) == half - found.cells
+    assert world.run() == set()
+
+
+def stopped(*arguments):
+    raise KeyboardInterrupt
 
 
 def test_tables_tell_of_edits_that_led_to_the_code_as_it_is(world):
