@@ -10,8 +10,8 @@ from conftest import images, run_study
 
 from harness import attacks, seeds
 from harness.attacks import ATTACKS
-from harness.attacks.batch import seeded
 from harness.attacks.gradient_sign import Pgd
+from harness.attacks.guard import seeded
 from harness.neighbours import nearest_gpu
 from harness.networks.build import build
 from harness.networks.classifier import as_input, to_tensor

@@ -2,7 +2,8 @@
 
 Images are float32 [B, C, H, W] in [0, 1]; networks take such images and return logits [B, classes].
 ``attack`` says what an attack is and holds the door through which all are called; ``batch`` has what
-several of them do with a batch of images; ``adapters`` are attacks of other libraries.
+several of them do with a batch of images. ``adapters`` are attacks of other libraries and ``foreign`` one of
+a user's own; ``guard`` is how such code is run.
 
 To add one: a class of ``attack.Attack`` in a file of its own, and its line in ``ATTACKS``. Without touching
 the package: a marked function, see ``harness.extensions``.

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.attacks.batch import frozen
+from harness.networks.contract import is_probabilities
 from harness.settings import Norm, Settings
 
 # The classes that an attack makes images leave: those that the network predicts, or the true ones.
@@ -170,7 +171,7 @@ def _check_logits(logits: Tensor) -> None:
     if logits.ndim != 2 or not logits.isfinite().all():
         came = f"{tuple(logits.shape)}: {logits.flatten()[:4].tolist()}"
         raise ValueError(f"the network must return finite logits [B, classes], got {came}")
-    if (logits >= 0).all() and abs(logits.sum().item() - 1) < 1e-5:
+    if is_probabilities(logits):
         raise ValueError("the network must return logits, and these look like probabilities")
 
 

@@ -3,11 +3,10 @@
 import inspect
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 from torch import Tensor, nn
 
 from harness.attacks.attack import Attack, Norm
-from harness.attacks.batch import seeded
+from harness.attacks.guard import in_batches
 from harness.extensions import Extension, Kind, Used
 from harness.extensions.marks import BATCH_SIZE, AttackMark
 
@@ -61,18 +60,17 @@ class ForeignAttack(Used, Attack):
         One that takes ``batch_size`` itself gets all images at once. It may draw from global generators:
         they are seeded for every call. It gets copies, which it may change.
         """
-        extension, results = self.extension(), []
+        extension = self.extension()
         takes_all = BATCH_SIZE in inspect.signature(extension.function).parameters
         size, last = (len(images), (batch_size,)) if takes_all else (batch_size, ())
+        results = []
         for epsilon, keywords in zip(self.epsilons, extension.keywords(self.settings), strict=True):
-            batches = []
-            parts = (tensor.split(size) for tensor in (images, labels, ids))
-            for part in zip(*parts, strict=True):
-                given = [tensor.clone() for tensor in part]
-                with seeded(seed, part[2], epsilon):
-                    made = extension.call(network, *given, seed, *last, **keywords)
-                batches.append(_checked(extension, made, part[0]))
-            results.append(torch.cat(batches))
+
+            def make(x: Tensor, label: Tensor, id: Tensor, keywords: Any = keywords) -> Tensor:
+                made = extension.call(network, x, label, id, seed, *last, **keywords)
+                return _checked(extension, made, x)
+
+            results.append(in_batches(make, images, labels, ids, size, seed, epsilon))
         return results
 
 

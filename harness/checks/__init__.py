@@ -2,12 +2,10 @@
 
 A check is a name, what is expected, and a function of one thing that says what came; ``check`` is the
 contract and runs them. They are listed at the end of their rooms: ``network`` (with ``gradients``),
-``attack`` and ``defense``. Each has its paragraph in docs/validate.md. ``before_work`` is the part of them
-that every run takes first.
+``attack`` and ``defense``. Each has its paragraph in docs/validate.md.
 """
 
 from harness.checks.attack import ATTACK_CHECKS, AttackCase
-from harness.checks.before_work import before_work
 from harness.checks.check import Check, Result, results
 from harness.checks.defense import DEFENSE_CHECKS, DefenseCase
 from harness.checks.network import NETWORK_CHECKS, NetworkCase
@@ -21,6 +19,5 @@ __all__ = [
     "DefenseCase",
     "NetworkCase",
     "Result",
-    "before_work",
     "results",
 ]

@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeVar
 
 from torch import Tensor
 
-from harness.attacks.batch import time_limit
+from harness.attacks.guard import time_limit
 from harness.errors import Failed
 
 Case = TypeVar("Case")

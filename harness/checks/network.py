@@ -21,10 +21,11 @@ from harness.networks.classifier import (
     to_tensor,
     to_tensors,
 )
+from harness.networks.contract import is_probabilities, training_parts
 from harness.networks.device import device
 
 _SEEDS = (1, 2)  # of drawn weights
-_SUMS = 1e-5  # within which probabilities sum to 1
+_SUMS = 1e-5  # within which log-probabilities are some
 _SHOWN = 3  # of many names
 
 
@@ -70,22 +71,6 @@ class NetworkCase:
         """One that is built from another seed, with the weights of the first as they are stored."""
         fresh = build(self.architecture, self.pixels, self.classes, _SEEDS[1], initial=False)
         return from_tensors(fresh, to_tensors(self.network), device())
-
-
-def is_probabilities(logits: Tensor) -> bool:
-    """Whether [B, classes] look like probabilities, or a multiple: none below 0, one sum for all images.
-
-    Rows that are all the same are what a network without training may return: no sign, but for a sum of 1.
-    """
-    sums = logits.sum(1)
-    total = sums[0].item()
-    is_sign = abs(total - 1) < _SUMS or difference(logits, logits[:1].expand_as(logits)) > ROUNDING
-    return bool((logits >= 0).all() and total > 0 and is_sign and difference(sums, sums[:1]) < _SUMS)
-
-
-def training_parts(network: nn.Module) -> list[str]:
-    """The names of the parts that are in training mode, '(all)' for the network itself."""
-    return [name or "(all)" for name, module in network.named_modules() if module.training]
 
 
 def weights_of(network: nn.Module) -> dict[str, tuple[int, int, str]]:

@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from harness.attacks.attack import Attack, Protocol, norms, perturb
-from harness.attacks.batch import logits, time_limit
+from harness.attacks.batch import logits
+from harness.attacks.guard import time_limit
 from harness.data.datasets import Images
 from harness.networks.classifier import Classifier, as_input, to_tensor
 from harness.networks.device import device

@@ -82,7 +82,7 @@ class Architecture(Settings):
         """Raise HarnessError for what can't work, before any work.
 
         Weights that do not fit, statistics of other channels, and, but for kinds that take all images, a
-        network that can't be made for such images or returns anything but finite logits [2, classes]. For
+        network that can't be made for such images or is no classifier of them (``contract.check_body``). For
         those kinds without weights it costs nothing.
         """
         contract.check_images(channels, size)
@@ -95,7 +95,7 @@ class Architecture(Settings):
             self._try(channels, size, classes, tensors or {})
         except HarnessError:
             raise
-        except Exception as error:  # others' code raises anything
+        except (Exception, SystemExit) as error:  # others' code raises anything
             shape, reason = f"{channels} x {size[0]} x {size[1]}", Failed.of(error).reason
             raise HarnessError(f"{self.title} does not take images of {shape}: {reason}") from error
 
@@ -108,7 +108,7 @@ class Architecture(Settings):
         fitted = self._fitted(body, tensors) if tensors else {}
         if not self.takes_any_size:
             body.load_state_dict(fitted, strict=False)
-            contract.check_logits(body, channels, size, classes)
+            contract.check_body(body, channels, size, classes)
 
     def initial_file(self) -> Path | None:
         """The file that a first training starts from; None where weights are drawn.

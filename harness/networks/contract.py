@@ -9,6 +9,8 @@ from harness.errors import HarnessError
 from harness.networks.weights import Statistics
 
 _SMALLEST = 4  # pixels a side
+_SUMS = 1e-5  # within which probabilities sum to 1
+_ALIKE = 1e-4  # of the largest value: rows that differ less are one
 
 
 def check_images(channels: int, size: tuple[int, int]) -> None:
@@ -37,15 +39,37 @@ def check_statistics(statistics: Statistics, channels: int, repeats_grey: bool) 
         raise HarnessError(f"mean and std: expected finite numbers, std above 0, got {mean} and {std}")
 
 
-def check_logits(body: nn.Module, channels: int, size: tuple[int, int], classes: int) -> None:
-    """Raise HarnessError unless a body in eval mode returns finite logits [2, classes] for 2 images of zeros.
+def check_body(body: nn.Module, channels: int, size: tuple[int, int], classes: int) -> None:
+    """Raise HarnessError unless a body in eval mode is a classifier, as far as two images of noise show.
 
-    What the body itself raises is passed on.
+    It returns finite logits [2, classes], no probabilities, and stays in eval mode. What the body itself
+    raises is passed on.
     """
+    noise = torch.rand(2, channels, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        logits = body(torch.zeros(2, channels, *size))
+        logits = body(noise)
     got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if got != [2, classes]:
-        raise HarnessError(f"a network should return logits [2, {classes}] for 2 images, got {got}")
+        raise HarnessError(f"expected logits [2, {classes}] of 2 images, got {got}")
     if not logits.isfinite().all():
-        raise HarnessError(f"a network should return finite logits, got {logits.flatten()[:3].tolist()}")
+        raise HarnessError(f"expected finite logits, got {logits.flatten()[:3].tolist()}")
+    if is_probabilities(logits):
+        raise HarnessError("expected logits, got what looks like probabilities: leave the last softmax out")
+    if parts := training_parts(body):
+        raise HarnessError(f"expected a network that stays in eval mode, got {parts[0]} in training mode")
+
+
+def is_probabilities(logits: Tensor) -> bool:
+    """Whether [B, classes] look like probabilities, or a multiple: none below 0, one sum for all images.
+
+    Rows that are all the same are what a network without training may return: no sign, but for a sum of 1.
+    """
+    sums, total = logits.sum(1), logits[0].sum().item()
+    if logits.min() < 0 or total <= 0 or (sums - total).abs().max() >= _SUMS * total:
+        return False
+    return abs(total - 1) < _SUMS or bool((logits - logits[:1]).abs().max() > _ALIKE * logits.max())
+
+
+def training_parts(network: nn.Module) -> list[str]:
+    """The names of the parts that are in training mode, '(all)' for the network itself."""
+    return [name or "(all)" for name, module in network.named_modules() if module.training]

@@ -6,6 +6,7 @@ A cell is made again from the very files that it was made from, in a folder of i
 import shutil
 import tempfile
 from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from harness.errors import HarnessError
 from harness.pipeline.run import Run, Silent, check, work_of
-from harness.pipeline.steps import STEPS, Step
+from harness.pipeline.steps import STEPS
 from harness.results import locking
 from harness.results.cells import Cell
 from harness.results.records import SCHEMAS
@@ -39,18 +40,26 @@ def recompute(
 ) -> Iterator[Finding]:
     """Make ``count`` finished cells again, drawn by ``seed`` from one study's or all, and compare them.
 
-    ``workers`` as in ``ComputeSpec``; None takes the study's, and for results in an object store this process
-    alone. Raises HarnessError for data that are missing or others than the study's.
+    ``workers`` as in ``with_workers``. Raises HarnessError for data that are missing or others than the
+    study's.
     """
-    if workers is None and store.local_root is None:
-        workers = 0
     studies = {name: record for name, record in store.studies().items() if study in (None, name)}
     for name, steps in _drawn(store, studies, count, seed).items():
         settings = reading.build(studies[name]["study"])
-        if workers is not None:
-            compute = settings.compute.model_copy(update={"workers": workers})
-            settings = settings.model_copy(update={"compute": compute})
-        yield from _study(store, settings, steps, data)
+        yield from _study(store, with_workers(settings, workers, store), steps, data)
+
+
+def with_workers(study: Study, workers: int | None, store: Store) -> Study:
+    """The study on so many workers; by None on its own, and for an object store in this process alone.
+
+    What is made again lies in a folder that the machines of a cluster must share.
+    """
+    if workers is None and store.local_root is None:
+        workers = 0
+    if workers is None:
+        return study
+    compute = study.compute.model_copy(update={"workers": workers})
+    return study.model_copy(update={"compute": compute})
 
 
 def _drawn(
@@ -88,9 +97,7 @@ def _study(store: Store, settings: Study, drawn: dict[str, str], data: Path | No
             "its cells cannot be made again from them"
         )
     try:
-        for step, cells in wanted.items():
-            if cells:
-                yield from _step(run, store, step, cells)
+        yield from made_again(run, store, [cell for cells in wanted.values() for cell in cells], {})
     finally:
         run.close()
 
@@ -99,21 +106,50 @@ def _among(cells: Iterable[Cell], paths: Container[str]) -> list[Cell]:
     return [cell for cell in cells if cell.path.as_posix() in paths]
 
 
-def _step(run: Run, store: Store, step: Step, wanted: list[Cell]) -> Iterator[Finding]:
-    """Cells of one step: none of them needs another."""
-    # Where all machines of a cluster see it.
+def made_again(
+    run: Run, store: Store, wanted: Container[Cell], originals: Mapping[Cell, Cell]
+) -> Iterator[Finding]:
+    """The wanted cells of a study made again, step by step, each compared with its original in ``store``.
+
+    ``originals``: cell -> the one that holds its values there, where that has another key.
+    """
+    for step in STEPS:
+        # None of a step's cells needs another of them.
+        mine = [cell for cell in work_of(step).cells(run) if cell in wanted]
+        if not mine:
+            continue
+        with _scratch(store) as scratch:
+            for need in {need for cell in mine for need in cell.needs}:
+                copy(store, originals.get(need, need), scratch, need)
+            run.store, run.only, run.failed = scratch, frozenset(mine), {}
+            work_of(step).make(run)
+            for cell in mine:
+                failure = run.failed.get(cell.title)
+                original = originals.get(cell, cell)
+                reasons = (failure.reason,) if failure else differences(original, store, cell, scratch)
+                yield Finding(run.study.name, cell.title, reasons)
+
+
+@contextmanager
+def _scratch(store: Store) -> Iterator[Store]:
+    """A store that all machines of a cluster see, gone after."""
     folder = locking.scratch(store.local_root or Path(tempfile.gettempdir()))
     try:
-        run.store, run.only, run.failed = Store(folder).open(), frozenset(wanted), {}
-        for need in {need for cell in wanted for need in cell.needs}:
-            run.store.copy(need, store)
-        work_of(step).make(run)
-        for cell in wanted:
-            failure = run.failed.get(cell.title)
-            reasons = (failure.reason,) if failure else differences(cell, store, cell, run.store)
-            yield Finding(run.study.name, cell.title, reasons)
+        yield Store(folder).open()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def copy(source: Store, original: Cell, target: Store, cell: Cell, **facts: Any) -> None:
+    """The values of a finished cell under another key, with the facts of where and when they were made."""
+    if original == cell:
+        target.copy(cell, source)
+        return
+    rows, meta = source.read(original), source.metadata(original.path)
+    measured = [name for name in SCHEMAS[cell.table].schema.names if name not in {"cell", *cell.columns}]
+    tensors = source.tensors(original) if meta["artifact"] else None
+    values = {name: rows[name].to_pylist() for name in measured}
+    target.write(cell, values, tensors, **{**meta["facts"], **facts})
 
 
 def differences(cell: Cell, store: Store, again: Cell, other: Store) -> tuple[str, ...]:

@@ -5,22 +5,16 @@ comment too. Here a seeded sample of them is made again with the code as it is n
 equal, all of them get the keys that they would have now, and the study's record keeps that they did.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.pipeline.recompute import differences
-from harness.pipeline.run import Run, Silent, check, keep_record, work_of
-from harness.pipeline.steps import STEPS
-from harness.results import locking
+from harness.pipeline.recompute import Finding, copy, made_again, with_workers
+from harness.pipeline.run import Run, Silent, check, keep_record
 from harness.results.cells import Cell
-from harness.results.records import SCHEMAS
 from harness.results.store import Store
 from harness.seeds import generator
 from harness.study.plan import plan
@@ -28,18 +22,10 @@ from harness.study.spec import Study
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A cell of the sample made again: empty ``differences`` are equality in every value and tensor."""
-
-    title: str
-    differences: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Rekeyed:
     """What was found: the ``sample``, and how many ``cells`` got new keys, none where a value differs."""
 
-    sample: tuple[Compared, ...]
+    sample: tuple[Finding, ...]
     cells: int
 
 
@@ -48,11 +34,11 @@ def rekey(study: Study, store: Store, data: Path | None, count: int, seed: int) 
 
     Raises HarnessError where the study was not run here, or its code is what its cells were made with.
     """
-    run = check(study, store, data, Silent())
+    run = check(with_workers(study, None, store), store, data, Silent())
     pairs, before = _moved(run, _earlier_code(store, study))
     sample = _drawn(pairs, count, seed)
     try:
-        compared = tuple(_compare(run, store, pairs, sample))
+        compared = tuple(made_again(run, store, sample, pairs))
     finally:
         run.close()
     if any(each.differences for each in compared):
@@ -60,7 +46,7 @@ def rekey(study: Study, store: Store, data: Path | None, count: int, seed: int) 
     run.store = store
     facts = {"from": dict(before), "to": dict(run.plan.code), "cells": len(pairs), "sample": len(compared)}
     for new, old in _in_order(pairs):
-        _copy(old, store, new, store, rekeyed_from=old.key)
+        copy(store, old, store, new, rekeyed_from=old.key)
     keep_record(run, {**facts, "at": datetime.now(UTC).isoformat(timespec="seconds")})
     _remove(store, [*pairs.values()])
     return Rekeyed(compared, len(pairs))
@@ -131,33 +117,6 @@ def _functions(spec: Any) -> Iterator[str]:
             yield from _functions(value)
 
 
-def _compare(run: Run, store: Store, pairs: Mapping[Cell, Cell], sample: list[Cell]) -> Iterator[Compared]:
-    """The sample made again, step by step: none of a step's cells needs another of them."""
-    for step in STEPS:
-        wanted = [cell for cell in work_of(step).cells(run) if cell in sample]
-        if not wanted:
-            continue
-        with _scratch(store) as scratch:
-            for need in {need for cell in wanted for need in cell.needs}:
-                _copy(pairs.get(need, need), store, need, scratch)
-            run.store, run.only, run.failed = scratch, frozenset(wanted), {}
-            work_of(step).make(run)
-            for cell in wanted:
-                failure = run.failed.get(cell.title)
-                found = (failure.reason,) if failure else differences(pairs[cell], store, cell, scratch)
-                yield Compared(cell.title, found)
-
-
-@contextmanager
-def _scratch(store: Store) -> Iterator[Store]:
-    """A store that all machines of a cluster see, gone after."""
-    folder = locking.scratch(store.local_root or Path(tempfile.gettempdir()))
-    try:
-        yield Store(folder).open()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _in_order(pairs: Mapping[Cell, Cell]) -> Iterator[tuple[Cell, Cell]]:
     """Each pair after those that its cell needs."""
     given: set[Cell] = set()
@@ -167,16 +126,6 @@ def _in_order(pairs: Mapping[Cell, Cell]) -> Iterator[tuple[Cell, Cell]]:
         for new in ready:
             yield new, waiting.pop(new)
         given.update(ready)
-
-
-def _copy(old: Cell, source: Store, new: Cell, target: Store, **facts: Any) -> None:
-    """The values of a cell under another's key, with the facts of when and where they were made."""
-    rows = source.read(old)
-    measured = [name for name in SCHEMAS[new.table].schema.names if name not in {"cell", *new.columns}]
-    meta = source.metadata(old.path)
-    tensors = source.tensors(old) if meta["artifact"] else None
-    values = {name: rows[name].to_pylist() for name in measured}
-    target.write(new, values, tensors, **{**meta["facts"], **facts})
 
 
 def _remove(store: Store, cells: list[Cell]) -> None:

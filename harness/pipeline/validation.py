@@ -14,6 +14,7 @@ from harness.checks import AttackCase, DefenseCase, NetworkCase, Result
 from harness.data import SOURCES, datasets
 from harness.data.datasets import Dataset, Images
 from harness.defenses.defense import Defense
+from harness.errors import HarnessError
 from harness.evaluation.blocks import BATCHES_PER_BLOCK
 from harness.networks.build import build
 from harness.networks.classifier import Architecture, Classifier
@@ -67,8 +68,10 @@ def _is_foreign(one: Architecture | Attack | Defense, word: str) -> bool:
 def check_networks(study: Study, data: Path | None, dataset: Callable[[], Dataset]) -> None:
     """See that the networks can be used at all; HarnessError with all that makes them useless.
 
-    Those of the harness's own that start with drawn weights always can. Official data sets are not read for
-    it: what their images look like is known. ``dataset`` reads others.
+    Those of the harness's own that start with drawn weights always can. Attacks and defenses are left for
+    when they run: on a network without training an honest one may fail, and what fails there is its own
+    cells alone. Official data sets are not read: what their images look like is known. ``dataset`` reads
+    others.
     """
     doubtful = {
         name: one
@@ -80,10 +83,18 @@ def check_networks(study: Study, data: Path | None, dataset: Callable[[], Datase
     if SOURCES[study.dataset.source].extent is None:
         loaded = dataset()
         channels, height, width = loaded.train.pixels.shape[1:]
-        checks.before_work(doubtful, (channels, height, width), len(loaded.classes))
+        classes = len(loaded.classes)
     else:
         size = extent(study, data)
-        checks.before_work(doubtful, size.shape, size.classes)
+        (channels, height, width), classes = size.shape, size.classes
+    mistakes = []
+    for name, one in doubtful.items():
+        try:
+            one.check(channels, (height, width), classes)
+        except HarnessError as error:
+            mistakes.append(f"{name}: {error}")
+    if mistakes:
+        raise HarnessError("\n  ".join(["networks that can't be used:", *mistakes]))
 
 
 # --- validate ---------------------------------------------------------------------------------------

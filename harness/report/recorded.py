@@ -37,6 +37,7 @@ CELLS = {
     "done": "boolean",
     "reason": "varchar",
     "waits": "boolean",
+    "detail": "varchar",
     **dict.fromkeys(FOLDERS, "varchar"),
 }
 REKEYED = {
@@ -133,6 +134,7 @@ def _state(path: str, files: Container[Path], failures: Mapping[str, Mapping[str
         "done": Path(path) in files,
         "reason": failure.get("reason"),
         "waits": failure.get("waits"),
+        "detail": failure.get("detail"),
         **{name: folders.get(name) for name in FOLDERS},
     }
 

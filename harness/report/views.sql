@@ -5,7 +5,8 @@
 --   benchmark    one row a contender and turn of `harness benchmark`; belongs to no study
 --   studies      one row a study: data set, the paper's data set beside it, seeds, settings of the score
 --   cells        every planned piece of work with its step and title, and whether its file is there; where it
---                failed, the reason and whether it waits for another that failed; no study: the benchmark's
+--                failed, the reason, whether it waits for another that failed, and the traceback (detail); no
+--                study: the benchmark's
 --   planned      every accuracy that a study is to measure, in the study's order (position), and what tables
 --                call the network (title) and the attack (attack_title)
 --   rekeyed      cells that kept their values through an edit of code from outside: what was edited, how many

@@ -185,7 +185,7 @@ def test_a_run_refuses_useless_networks_all_at_once_and_makes_nothing(study, out
     for words in (
         "network base: expected logits, got what looks like probabilities: leave the last softmax out",
         "model fewer: expected logits [2, 10] of 2 images, got [2, 9]",
-        "model trains: expected a network that stays in eval mode, got body.1 in training mode",
+        "model trains: expected a network that stays in eval mode, got 1 in training mode",
         "model infinite: expected finite logits, got [inf, inf, inf]",
         "nets.leaves called exit(3)",
     ):

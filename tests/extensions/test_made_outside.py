@@ -46,7 +46,7 @@ class Noise(Attack):
         return 0
 
     def perturb(self, network, images, labels, ids, seed, batch_size):
-        from harness.attacks.batch import seeded
+        from harness.attacks.guard import seeded
 
         results = []
         for epsilon in self.epsilon:

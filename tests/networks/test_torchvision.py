@@ -283,7 +283,7 @@ class NotFinite(Torchvision):
 
 
 def test_a_network_that_returns_something_else():
-    with pytest.raises(HarnessError, match=r"should return logits \[2, 10\] for 2 images, got \[2, 9\]"):
+    with pytest.raises(HarnessError, match=r"expected logits \[2, 10\] of 2 images, got \[2, 9\]"):
         Wrong(model="resnet18").check(3, (8, 8), 10)
-    with pytest.raises(HarnessError, match=r"should return finite logits, got \[nan, nan, nan\]"):
+    with pytest.raises(HarnessError, match=r"expected finite logits, got \[nan, nan, nan\]"):
         NotFinite(model="resnet18").check(3, (8, 8), 10)

@@ -21,6 +21,7 @@ from harness.networks.classifier import from_tensors, predict
 from harness.networks.training import Training
 from harness.pipeline.run import prepare, run_steps
 from harness.pipeline.steps import ALL_STEPS
+from harness.report.database import connect, query
 from harness.results.cells import tensors_path
 from harness.results.store import Store
 from harness.results.verification import verify
@@ -243,6 +244,9 @@ def test_an_attack_that_raises_fails_alone(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(ATTACKS["deepfool"], "perturb", broken)
     run = run_study(tiny, tmp_path)
     assert run.failed["deepfool on test images"].reason == "RuntimeError: shapes differ"
+    with connect(run.store) as connection:
+        (detail,) = query(connection, "select detail from cells where not waits")["detail"].to_pylist()
+    assert 'raise RuntimeError("shapes differ")' in detail and "test_pipeline.py" in detail
     assert set(run.failed) == {
         "deepfool on test images",
         *(f"{n.title} against deepfool" for n in run.plan.networks),

@@ -23,7 +23,8 @@ from harness import seeds
 from harness.attacks.adapters.arguments import filled, mistakes, typed, unobtainable
 from harness.attacks.adapters.arguments import finite as without_infinity
 from harness.attacks.attack import Attack, Norm
-from harness.attacks.batch import class_count, seeded
+from harness.attacks.batch import class_count
+from harness.attacks.guard import in_batches, seeded
 from harness.errors import HarnessError, did_you_mean
 from harness.settings import Mistakes, Radius, distinct
 
@@ -159,18 +160,18 @@ class Adapter(Attack, ABC):
         What it draws from global generators follows from the seed, the batch's first id and the radius.
         """
         cls, norm, classes = self.attack_class(), self.norm, class_count(network, images)
+        shape = tuple(images.shape[1:])
         results = []
         for epsilon in self.epsilons:
-            batches = []
-            parts = (tensor.split(batch_size) for tensor in (images, labels, ids))
-            for x, label, part in zip(*parts, strict=True):
-                drawn = seeds.derive(seed, self.algorithm, int(part[0]), epsilon)
-                shape = tuple(x.shape[1:])
+
+            def make(x: Tensor, label: Tensor, id: Tensor, epsilon: float | None = epsilon) -> Tensor:
+                drawn = seeds.derive(seed, self.algorithm, int(id[0]), epsilon)
                 case = Case(network, shape, classes, x.device, norm, epsilon, drawn)
-                with seeded(seed, part, epsilon), _quiet(self.library.package):
-                    made = self._make(cls, case)(x.clone(), label.clone())
-                batches.append(_rounded(made.detach().to(x.device, torch.float32)))
-            results.append(torch.cat(batches))
+                with _quiet(self.library.package):
+                    made = self._make(cls, case)(x, label)
+                return _rounded(made.detach().to(x.device, torch.float32))
+
+            results.append(in_batches(make, images, labels, ids, batch_size, seed, epsilon))
         return results
 
     def _make(self, cls: type, case: Case) -> Made:

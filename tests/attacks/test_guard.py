@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.attacks.batch import seeded, time_limit
+from harness.attacks.guard import seeded, time_limit
 
 
 def drawn():
@@ -72,7 +72,7 @@ def test_what_hangs_is_stopped():
 
 def test_an_alarm_that_is_lost_comes_again(monkeypatch):
     """What a finaliser raises is printed and forgotten."""
-    monkeypatch.setattr("harness.attacks.batch._REPEATED_S", 0.05)
+    monkeypatch.setattr("harness.attacks.guard._REPEATED_S", 0.05)
     caught = []
 
     def swallowing():
