@@ -11,6 +11,7 @@ normalised with these unless its settings give others, for its weights were trai
 import hashlib
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,13 @@ def found(path: str, otherwise: str = "") -> Path:
 
 
 def digest(path: Path) -> str:
-    """sha256 of the file's bytes."""
+    """sha256 of the file's bytes, which are read once for as long as they are left alone."""
+    state = path.stat()
+    return _digest(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache
+def _digest(path: Path, modified_ns: int, size: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

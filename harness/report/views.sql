@@ -289,26 +289,19 @@ select study, dataset, name, method, settings, k, n, training_attack, training_e
 from accuracies where access = 'white_box'
 order by study, position nulls last, name, seed, epsilon, divisor;
 
--- Seconds of attacking an image: every attack on the network that it was made on, over all its images.
+-- Seconds of attacking an image, of every attack on the network that it was made on: for the black box the base
+-- network's, in the white box each.
 create view timing as
-select study, source as name, any_value(method) as method, seed, attack, any_value(attack_method) as attack_method,
-       epsilon, step_size, count(*) as images, avg(attack_s) as attack_s
+select study, access, name, any_value(method) as method, seed, attack,
+       any_value(attack_method) as attack_method, epsilon, step_size, count(*) as images,
+       avg(attack_s) as attack_s
 from (
-    select study, name as source, method, seed, attack, attack_method, epsilon, step_size, attack_s
-    from attack where split = 'test'
+    select *, 'black_box' as access from attack where split = 'test'
     union all by name
-    select study, source, method, seed, attack, attack_method, epsilon, step_size, attack_s
-    from evaluation where access = 'white_box' and method <> 'base'
-    union all by name  -- of the base network what no attack of the black box made
-    select study, source, method, seed, attack, attack_method, epsilon, step_size, attack_s
-    from evaluation white where access = 'white_box' and method = 'base' and not exists (
-        from attack a where a.study = white.study and a.seed = white.seed and a.split = 'test'
-            and a.attack = white.attack and a.epsilon is not distinct from white.epsilon
-            and a.step_size is not distinct from white.step_size
-    )
+    from evaluation where access = 'white_box'
 )
-group by study, source, seed, attack, epsilon, step_size
-order by study, name, seed, attack, epsilon nulls first, step_size;
+group by study, access, name, seed, attack, epsilon, step_size
+order by study, access, name, seed, attack, epsilon nulls first, step_size;
 
 -- The lines of the printed tables: layout is black_box (Tables IV to VI), table7 or white_box.
 --   accuracy    mean over the seeds that are measured (seeds, of the study's of_seeds)

@@ -69,12 +69,16 @@ def test_tables_show_all_of_it_without_its_code(finished):
         white_box = query(
             connection, "select name, attack, norm, epsilon, accuracy from white_box where attack = 'mine'"
         ).to_pylist()
-        timing = query(connection, "select attack_s from timing where attack = 'mine'").to_pylist()
+        timing = query(
+            connection, "select name, access, attack_s from timing where attack = 'mine'"
+        ).to_pylist()
     names = {network.name for network in run.plan.networks}
     assert {row["name"] for row in black_box} == names == {row["name"] for row in white_box}
     assert {row["attack_method"] for row in black_box} == {"none", "fgsm", f"{package}.attacks.noise"}
     assert {(row["norm"], row["epsilon"]) for row in white_box} == {("linf", 0.1), ("linf", 8 / 255)}
-    assert len(timing) == 4 * 2 and min(row["attack_s"] for row in timing) > 0
+    assert {row["name"] for row in timing if row["access"] == "white_box"} == names
+    assert {row["name"] for row in timing if row["access"] == "black_box"} == {"base"}
+    assert len(timing) == (4 + 1) * 2 and min(row["attack_s"] for row in timing) > 0
 
 
 @pytest.mark.ray
