@@ -98,32 +98,37 @@ class Run:
             self.failed[cell.title] = failure
             self.store.record_failure(cell, failure)
 
-    def lacking(self, step: str, needs: Iterable[Cell]) -> dict[Cell, str]:
+    def lacking(self, step: str, needs: Iterable[Cell]) -> dict[Cell, Failed]:
         """Those of ``needs`` that failed, and why.
 
         Raises HarnessError where one was never tried: its step comes first.
         """
-        reasons = {}
+        failures = {}
         for need in self.missing(dict.fromkeys(needs)):
-            reason = self.store.failure(need)
-            if reason is None:
+            failure = self.store.failure(need)
+            if failure is None:
                 earlier, name = self.step_of(need), self.study.name
                 raise HarnessError(
                     f"'{step}' starts from what '{earlier}' makes, and '{need.title}' is missing: "
                     f"run `harness {earlier} {name}` first, or all steps with `harness run {name}`"
                 )
-            reasons[need] = reason
-        return reasons
+            failures[need] = failure
+        return failures
 
     def feasible(self, step: str, cells: Iterable[Cell]) -> set[Cell]:
-        """The cells whose needs are done. The others fail with a need that failed."""
+        """The cells whose needs are done. The others fail with what failed in the first place."""
         cells = list(cells)
-        reasons = self.lacking(step, (need for cell in cells for need in cell.needs))
+        failures = self.lacking(step, (need for cell in cells for need in cell.needs))
+        done = set()
         for cell in cells:
-            for need in reasons.keys() & cell.needs:
-                waiting = f"needs '{need.title}', which failed: {reasons[need]}"
-                self.fail([cell], Failed(waiting, waits=True))
-        return {cell for cell in cells if not reasons.keys() & cell.needs}
+            lost = next((need for need in cell.needs if need in failures), None)
+            if lost is None:
+                done.add(cell)
+                continue
+            cause = failures[lost]
+            reason = cause.reason if cause.waits else f"needs '{lost.title}', which failed: {cause.reason}"
+            self.fail([cell], Failed(reason, waits=True))
+        return done
 
     def step_of(self, cell: Cell) -> str:
         """The step that makes a cell from which others are made."""

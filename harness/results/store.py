@@ -261,7 +261,7 @@ class Store:
     def record_failure(self, cell: Cell, failure: Failed) -> None:
         studies.record_failure(self.folder, cell, failure)
 
-    def failure(self, cell: Cell) -> str | None:
+    def failure(self, cell: Cell) -> Failed | None:
         return studies.failure(self.folder, cell)
 
     def failures(self) -> dict[str, dict[str, Any]]:

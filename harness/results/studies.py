@@ -97,9 +97,10 @@ def record_failure(folder: Folder, cell: Cell, failure: Failed) -> None:
     folder.write(failure_path(cell.path), json.dumps(content, indent=1).encode())
 
 
-def failure(folder: Folder, cell: Cell) -> str | None:
+def failure(folder: Folder, cell: Cell) -> Failed | None:
     """Why the cell could not be made when it was last tried; None where it was not."""
-    return _failure(folder, failure_path(cell.path)).get("reason")
+    found = _failure(folder, failure_path(cell.path))
+    return Failed(found["reason"], found["detail"], found["waits"]) if found else None
 
 
 def failures(folder: Folder) -> dict[str, dict[str, Any]]:

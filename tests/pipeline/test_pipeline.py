@@ -231,6 +231,8 @@ def test_where_the_base_network_fails_the_bound_is_made(tiny, tmp_path, monkeypa
     monkeypatch.setattr(rank, "supervised", objective)
     run = run_study(tiny, tmp_path)
     assert run.failed["base"].reason == "ValueError: no such layer"
+    waiting = {failure.reason for failure in run.failed.values() if failure.waits}
+    assert waiting == {"needs 'base', which failed: ValueError: no such layer"}, "the cause stands once"
     assert (
         len(run.failed) == 1 + 4 + 2 + 1 + 16 + 4
     )  # base, attacks, defenses, baseline, black box, white box

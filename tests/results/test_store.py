@@ -145,7 +145,7 @@ def test_a_failed_write_leaves_nothing(store, monkeypatch):
 def test_a_failure_is_kept_until_the_cell_is_made(store):
     assert store.failure(cell()) is None
     store.record_failure(cell(), Failed("the loss is nan", "Traceback ..."))
-    assert store.failure(cell()) == "the loss is nan"
+    assert store.failure(cell()).reason == "the loss is nan"
     ((path, found),) = store.failures().items()
     assert (path, found["title"], found["detail"], found["waits"]) == (
         cell().path.as_posix(),
