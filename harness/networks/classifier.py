@@ -78,8 +78,8 @@ class Architecture(Settings):
     def body(self, channels: int, size: tuple[int, int], classes: int) -> nn.Module:
         """Drawn from torch's generator: normalised images [B, channels, *size] to logits [B, classes]."""
 
-    def check(self, channels: int, size: tuple[int, int], classes: int) -> None:
-        """Raise HarnessError for what can't work, before any work.
+    def check(self, channels: int, size: tuple[int, int], classes: int, workers: int = 1) -> None:
+        """Raise HarnessError for what can't work, before any work; ``workers`` train it at once.
 
         Weights that do not fit, statistics of other channels, and, but for kinds that take all images, a
         network that can't be made for such images or is no classifier of them (``contract.check_body``). For
@@ -92,14 +92,21 @@ class Architecture(Settings):
         if self.takes_any_size and tensors is None:
             return
         try:
-            self._try(channels, size, classes, tensors or {})
+            self._try(channels, size, classes, tensors or {}, workers)
         except HarnessError:
             raise
         except (Exception, SystemExit) as error:  # others' code raises anything
             shape, reason = f"{channels} x {size[0]} x {size[1]}", Failed.of(error).reason
             raise HarnessError(f"{self.title} does not take images of {shape}: {reason}") from error
 
-    def _try(self, channels: int, size: tuple[int, int], classes: int, tensors: Mapping[str, Tensor]) -> None:
+    def _try(
+        self,
+        channels: int,
+        size: tuple[int, int],
+        classes: int,
+        tensors: Mapping[str, Tensor],
+        workers: int,
+    ) -> None:
         # Names and shapes are enough for kinds that take all images: the meta device has no values.
         place = torch.device("meta" if self.takes_any_size else "cpu")
         with torch.random.fork_rng(devices=[]), place:
@@ -109,6 +116,7 @@ class Architecture(Settings):
         if not self.takes_any_size:
             body.load_state_dict(fitted, strict=False)
             contract.check_body(body, channels, size, classes)
+            contract.check_workers(body, workers)
 
     def initial_file(self) -> Path | None:
         """The file that a first training starts from; None where weights are drawn.

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.errors import HarnessError
 from harness.networks.weights import Statistics
@@ -57,6 +58,16 @@ def check_body(body: nn.Module, channels: int, size: tuple[int, int], classes: i
         raise HarnessError("expected logits, got what looks like probabilities: leave the last softmax out")
     if parts := training_parts(body):
         raise HarnessError(f"expected a network that stays in eval mode, got {parts[0]} in training mode")
+
+
+def check_workers(body: nn.Module, workers: int) -> None:
+    """Raise HarnessError where so many would train a body whose batches tie their images together."""
+    layers = [name for name, layer in body.named_modules() if isinstance(layer, _BatchNorm)]
+    if workers > 1 and layers:
+        raise HarnessError(
+            f"'{layers[0]}' normalises with the statistics of a batch, which {workers} workers would share "
+            "out: train the network with workers: 1"
+        )
 
 
 def is_probabilities(logits: Tensor) -> bool:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness import seeds
 from harness.data.datasets import Images
 from harness.errors import HarnessError
 from harness.networks.classifier import Classifier, predict, to_tensor
+from harness.networks.contract import check_workers
 from harness.networks.device import device, device_name, peak_flops, step_flops
 from harness.networks.objective import InTraining, Objective
 from harness.settings import Count, Settings
@@ -65,11 +65,8 @@ class Training:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if world > 1 and settings.epochs and (layer := _with_batch_statistics(network)):
-            raise HarnessError(
-                f"'{layer}' of the network normalises with the statistics of a batch, which several workers "
-                "share out: train it with workers: 1"
-            )
+        if settings.epochs:
+            check_workers(network.body, world)
         self.device = device()
         self.network = network.to(self.device).to(memory_format=torch.channels_last).requires_grad_(True)
         self.objective, self.settings, self.seed, self.test = objective, settings, seed, test
@@ -198,9 +195,3 @@ class Training:
     def _values(self) -> dict[str, Tensor]:
         """What training changes in the network: a state dict may hold more than that."""
         return dict([*self.network.named_parameters(), *self.network.named_buffers()])
-
-
-def _with_batch_statistics(network: nn.Module) -> str | None:
-    """The first layer that ties the images of a batch together in training, if there is one."""
-    layers = network.named_modules()
-    return next((name for name, layer in layers if isinstance(layer, _BatchNorm)), None)

@@ -90,11 +90,18 @@ def check_networks(study: Study, data: Path | None, dataset: Callable[[], Datase
     mistakes = []
     for name, one in doubtful.items():
         try:
-            one.check(channels, (height, width), classes)
+            workers = _workers(study) if one is study.network else 1
+            one.check(channels, (height, width), classes, workers)
         except HarnessError as error:
             mistakes.append(f"{name}: {error}")
     if mistakes:
         raise HarnessError("\n  ".join(["networks that can't be used:", *mistakes]))
+
+
+def _workers(study: Study) -> int:
+    """The most that train a network of the study's own at once."""
+    trained = [settings for settings in (study.base, *study.defenses.values()) if settings.epochs]
+    return max((settings.workers for settings in trained), default=1)
 
 
 # --- validate ---------------------------------------------------------------------------------------

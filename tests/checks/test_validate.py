@@ -203,6 +203,16 @@ def test_the_bound_alone_asks_for_no_network(study, outside, tmp_path):
         check(build(study), Store(tmp_path / "r"), None, Silence(), ("attack",))
 
 
+def test_batch_statistics_and_several_workers_are_told_before_work(study, outside, tmp_path):
+    source = SOFTMAX.replace("nn.Softmax(1)", "nn.BatchNorm1d(classes)")
+    assert "BatchNorm1d" in source
+    study["network"] = {"use": f"{outside.package(nets=source)}.nets:softmax"}
+    check(build(study), Store(tmp_path / "r"), None, Silence())
+    study["base"] = {**study["base"], "workers": 2}
+    with pytest.raises(HarnessError, match="network base: .* normalises .* 2 workers .* workers: 1"):
+        check(build(study), Store(tmp_path / "r"), None, Silence())
+
+
 def test_networks_of_the_harness_are_not_tried(study, tmp_path, monkeypatch):
     study["network"] = tiny_study()["network"]
     study["models"] = {}

@@ -217,7 +217,7 @@ def test_batch_statistics_go_on_from_a_checkpoint(tmp_path):
 def test_batch_statistics_are_of_one_worker():
     """Of several each would normalise with its own share, and the number of workers would change numbers."""
     network = Classifier(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), (0.0,), (1.0,))
-    with pytest.raises(HarnessError, match="'body.1' of the network normalises .* workers: 1"):
+    with pytest.raises(HarnessError, match="'1' normalises .* 2 workers .* workers: 1"):
         Training(network, None, TrainingSettings(epochs=1), 0, None, world=2)
 
 
