@@ -127,8 +127,9 @@ def perturb(
 def norms(images: Tensor, adversarial: Tensor) -> dict[str, np.ndarray]:
     """Sizes of the perturbations, each [B], computed in float64 on the CPU.
 
-    ``l0`` int32, values changed; ``mean_l1`` mean absolute change of a value; ``l1`` sum of the
-    absolute changes; ``l2`` Euclidean, summed over the values; ``linf`` largest absolute change. Raises ValueError where the shapes differ.
+    ``l0`` int32, values changed; ``mean_l1`` mean absolute change of a value; ``l1`` sum of the absolute
+    changes; ``l2`` Euclidean, summed over the values; ``linf`` largest absolute change. Raises
+    ValueError where the shapes differ.
     """
     if images.shape != adversarial.shape:
         shapes = f"{tuple(images.shape)} and {tuple(adversarial.shape)}"

@@ -30,8 +30,9 @@ SPLITS = ("train", "test")
 class Plan:
     """A study's cells, by what they are for; all seeds one after the other.
 
-    ``tested``: all networks, once for each seed, whose attacks they meet. ``white_box`` are attacks made on each network; what the base networks' attacks measured already is in
-    ``measured``. ``planned`` says what each evaluation is of, in the order of the tables.
+    ``tested``: all networks, once for each seed whose attacks they meet. ``white_box`` are attacks made on
+    each network; what the base networks' attacks measured already is in ``measured``. ``planned`` says what
+    each evaluation is of, in the order of the tables.
     """
 
     ground: Ground

@@ -54,8 +54,8 @@ class Network:
 
     ``draws`` are the names under which its randomness is derived from ``seed``. ``base`` is the cell that
     the training starts from, None for a base network and a finished model; the other cells are there as
-    ``needs`` says; ``role``: what it is in its study. A finished model is the same for every ``seed``, that of the attacks on it. ``entry``: the
-    name in the study, which all networks of a grid share.
+    ``needs`` says. A finished model is the same for every ``seed``, that of the attacks on it. ``entry``: the
+    name in the study, which all networks of a grid share; ``role``: what it is in the study.
     """
 
     cell: Cell
