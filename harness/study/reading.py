@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -260,10 +260,6 @@ def _owner(place: tuple[Any, ...]) -> type[BaseModel]:
         owner, place = _KINDS[place[0]][2][place[depth]], place[depth + 1 :]
     for part in place[:-1]:
         field = owner.model_fields.get(str(part))
-        if (
-            field is not None
-            and isinstance(field.annotation, type)
-            and issubclass(field.annotation, BaseModel)
-        ):
-            owner = field.annotation
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))  # "or nothing"
+        owner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), owner)
     return owner

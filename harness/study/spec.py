@@ -4,7 +4,7 @@ Images are in [0, 1], so is every epsilon; YAML may write one as a fraction ("8/
 and how all its mistakes are reported at once, is for ``reading``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
@@ -20,6 +20,8 @@ from harness.networks import NETWORKS, Architecture
 from harness.networks.objective import TrainingAttack
 from harness.networks.training import TrainingSettings
 from harness.settings import Count, Epsilon, Mistakes, Name, Settings, distinct
+from harness.study import controls
+from harness.study.controls import Controls, GivenControls
 
 BASE = "base"  # name and method of the network that attacks are made on and that trainings start from (f1)
 FINISHED = "finished"  # method of networks that come with their weights
@@ -148,7 +150,8 @@ def _unknown_in_white_box(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> 
                 f"'{PGD}' is what tables call the sweep of 'epsilon': give the attack another name",
             )
     if {"defenses", "models"} <= study.keys():
-        known = _network_names(study["defenses"], study["models"])
+        known = [*_network_names(study["defenses"], study["models"])]
+        known += _control_names(study, study["defenses"]).keys() - {controls.TWIN}
         for name in white_box.networks or ():
             if name not in known:
                 yield "networks", f"unknown network '{name}'{did_you_mean(name, known)}"
@@ -160,6 +163,22 @@ def _network_names(defenses: Mapping[str, Defense], models: Mapping[str, Any]) -
     for entry, defense in defenses.items():
         names += [network_name(entry, settings) for settings in defense.expanded()]
     return list(dict.fromkeys(names))
+
+
+def _control_names(study: Mapping[str, Any], defenses: Mapping[str, Defense]) -> dict[str, str]:
+    """Names that the study's controls have, and what each is called by messages."""
+    if not {"controls", "seeds"} <= study.keys():
+        return {}
+    has_bound = controls.first_bound(defenses) is not None
+    reserved = study["controls"].reserved(len(study["seeds"]) > 1, has_bound)
+    return {name: f"a control (controls.{switch}: false leaves it out)" for name, switch in reserved.items()}
+
+
+def _refuse_names(what: str, names: Iterable[str], taken: Mapping[str, str]) -> None:
+    """Mistakes where ``names`` of ``what`` are those of other networks."""
+    mistakes = [(name, f"{what} can't have the name of {taken[name]}") for name in names if name in taken]
+    if mistakes:
+        raise Mistakes(mistakes)
 
 
 def network_name(entry: str, settings: Defense) -> str:
@@ -181,6 +200,10 @@ class Study(Settings):
     )
     network: AnyNetwork
     base: TrainingSettings
+    controls: GivenControls = Field(
+        Controls(),
+        description="networks that show what a number is worth without the defense; false: none of them",
+    )
     protocol: Protocol = Field(
         "prediction",
         description="attacks start from the network's prediction (the paper, ART) or from the true label",
@@ -202,6 +225,15 @@ class Study(Settings):
     white_box: WhiteBoxSpec
     compute: ComputeSpec = ComputeSpec()
 
+    @field_validator("controls")
+    @classmethod
+    def _has_a_twin(cls, controls: Controls, info: ValidationInfo) -> Controls:
+        seeds = info.data.get("seeds")
+        if controls.twin and seeds is not None and len(seeds) < 2:
+            got = f"needs a base network of another seed: name two or more, got seeds: {list(seeds)}"
+            raise Mistakes([("twin", got)])
+        return controls
+
     @field_validator("attacks")
     @classmethod
     def _attack_names(cls, attacks: dict[str, Attack]) -> dict[str, Attack]:
@@ -213,20 +245,17 @@ class Study(Settings):
 
     @field_validator("defenses")
     @classmethod
-    def _defense_names(cls, defenses: dict[str, Defense]) -> dict[str, Defense]:
-        if BASE in defenses:
-            raise Mistakes([(BASE, "a defense can't have the name of the base network")])
+    def _defense_names(cls, defenses: dict[str, Defense], info: ValidationInfo) -> dict[str, Defense]:
+        taken = {BASE: "the base network", **_control_names(info.data, defenses)}
+        _refuse_names("a defense", defenses, taken)
         return defenses
 
     @field_validator("models")
     @classmethod
     def _model_names(cls, models: dict[str, Architecture], info: ValidationInfo) -> dict[str, Architecture]:
-        taken = {BASE: "the base network", **dict.fromkeys(info.data.get("defenses", {}), "a defense")}
-        mistakes = [
-            (name, f"a model can't have the name of {taken[name]}") for name in models if name in taken
-        ]
-        if mistakes:
-            raise Mistakes(mistakes)
+        defenses = info.data.get("defenses", {})
+        taken = {BASE: "the base network", **_control_names(info.data, defenses)}
+        _refuse_names("a model", models, {**taken, **dict.fromkeys(defenses, "a defense")})
         return models
 
     @field_validator("white_box")
@@ -236,6 +265,16 @@ class Study(Settings):
         if mistakes:
             raise Mistakes(mistakes)
         return white_box
+
+    def controls_trained(self) -> Iterator[tuple[str, Defense]]:
+        """(name, settings) of the controls that are trained, for each seed."""
+        return controls.trained(self.controls, self.defenses, self.base, self._smallest_radius())
+
+    def _smallest_radius(self) -> float | None:
+        """The smallest l-inf radius of the white box; None where it has none."""
+        named = [self.attacks[name] for name in self.white_box.attacks]
+        radii = [epsilon for attack in named if attack.norm == "linf" for epsilon in attack.epsilons]
+        return min((*self.white_box.epsilon, *(radius for radius in radii if radius)), default=None)
 
     def networks(self) -> Iterator[tuple[str, Defense]]:
         """(the study's name for it, its settings) of every network that is fine-tuned, the grids laid out."""
