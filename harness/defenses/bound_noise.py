@@ -1,6 +1,6 @@
 """The noise of the bound's defense: x_i + N(0, sigma_i), n times an image (III-C, eq. 3-5).
 
-What is trained on it may differ, the images do not: every method here has the same draws for the same k and n.
+What is trained on it may differ, the images do not: all methods have the same draws for the same k and n.
 """
 
 from collections.abc import Callable

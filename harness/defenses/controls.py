@@ -66,7 +66,7 @@ class NoiseLabels(BoundNoise):
         return Needs(bound=True)
 
     def objective(self, inputs: Inputs, seed: int) -> Objective:
-        """Mean cross-entropy of x_i + N(0, sigma_i), n draws an image: the defense's own for the same k, n."""
+        """Mean cross-entropy of x_i + N(0, sigma_i), n draws an image: the defense's for the same k and n."""
         perturbed = self.perturbed(inputs, seed)
 
         def loss(network: InTraining, indices: Tensor, epoch: int) -> Tensor:

@@ -60,10 +60,14 @@ class AttackTask:
 
 @dataclass(frozen=True)
 class PredictionTask:
-    """A network on several sets of images: the adversarial ones of a cell each, or (None) the clean ones."""
+    """A network on several sets of images: the adversarial ones of a cell each, or (None) the clean ones.
+
+    ``splits``: of which split each set is.
+    """
 
     network: StoredNetwork
     images: tuple[Cell | None, ...]
+    splits: tuple[str, ...]
     batch_size: int
 
 
@@ -109,24 +113,24 @@ class Tester:
 
     def attack(self, task: AttackTask) -> list[tuple[dict[str, Any], np.ndarray]]:
         """Rows and images for each epsilon: see ``attack_block``."""
-        images = getattr(self._dataset, task.split).take(task.block)
+        images = self._dataset.of(task.split).take(task.block)
         how = (task.settings, task.protocol, task.seed, task.batch_size, task.limit_s)
         with self._using(task.network, task.settings) as network:
             return attack_block(network, images, *how)
 
     def predict(self, task: PredictionTask) -> list[np.ndarray | Failed]:
-        """Predictions int64 [N] on each set of test images; a set that can't be read fails alone."""
+        """Predictions int64 [N] on each set of images; a set that can't be read fails alone."""
         with self._using(task.network) as network:
 
-            def predicted(images: Cell | None) -> np.ndarray:
+            def predicted(images: Cell | None, split: str) -> np.ndarray:
                 pixels = (
-                    self._dataset.test.pixels
+                    self._dataset.of(split).pixels
                     if images is None
                     else self._store.tensors(images)["adversarial"]
                 )
                 return predict(network, pixels, task.batch_size, device())
 
-            return [attempt(predicted, images) for images in task.images]
+            return [attempt(predicted, *each) for each in zip(task.images, task.splits, strict=True)]
 
 
 def _state(network: Classifier, is_read: bool) -> list[tuple[int, ...]]:

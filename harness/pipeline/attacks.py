@@ -29,7 +29,7 @@ def make(run: Run, step: str, planned: Sequence[PlannedAttack], done: int = 0) -
     missing = run.todo([cell for attack in planned for cell in attack.cells])
     feasible = run.feasible(step, missing)
     todo = [part for part in (_part(attack, feasible) for attack in planned) if part.cells]
-    total = sum(len(getattr(run.dataset, attack.split).ids) for attack in todo)
+    total = sum(len(run.dataset.of(attack.split).ids) for attack in todo)
     cells = sum(len(attack.cells) for attack in planned)
     run.progress.begin(step, total, "images", done + cells - len(missing))
     if todo:
@@ -90,7 +90,7 @@ def _tasks(run: Run, attack: PlannedAttack) -> list[AttackTask]:
 
 def image_blocks(run: Run, split: str) -> list[slice]:
     """The blocks in which a split's images are attacked."""
-    count = len(getattr(run.dataset, split).ids)
+    count = len(run.dataset.of(split).ids)
     return blocks(count, BATCHES_PER_BLOCK * run.study.batch_size)
 
 

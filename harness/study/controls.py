@@ -1,6 +1,6 @@
 """Which controls a study trains beside its defenses, and with which settings.
 
-A control shows what a number is worth without the defense, or (PGD training) what a network of known robustness
+A control shows what a number is worth without the defense, or (PGD training) what a network that is robust
 gets. They are there unless switched off.
 """
 
@@ -66,13 +66,13 @@ class Controls(Settings):
         PgdControl(), description="PGD training, which must come out robust"
     )
 
-    def reserved(self, several_seeds: bool, has_bound: bool) -> dict[str, str]:
-        """The names of the controls that a study has, each with the switch that leaves it out."""
-        is_on = {switch: bool(getattr(self, switch)) for switch in _OF_THE_BOUND}
-        is_on = {switch: is_set and has_bound for switch, is_set in is_on.items()}
-        is_on[TWIN] = self.twin is not False and several_seeds
-        is_on["pgd_training"] = self.pgd_training is not None
-        return {name: switch for switch, name in NAMES.items() if is_on[switch]}
+    def left_out(self, several_seeds: bool, has_bound: bool) -> dict[str, str]:
+        """Switch -> why a study of one or several seeds, with or without the bound's defense, lacks it."""
+        reasons = {} if several_seeds else {TWIN: "the study has one seed"}
+        reasons |= {} if has_bound else dict.fromkeys(_OF_THE_BOUND, "the study has no imperceptible_bound")
+        given = {switch: getattr(self, switch) for switch in NAMES}
+        off = [name for name, value in given.items() if value is False or name != TWIN and value is None]
+        return reasons | dict.fromkeys(off, "switched off")
 
 
 GivenControls = Annotated[Controls, BeforeValidator(_all_switched)]

@@ -260,6 +260,9 @@ def _owner(place: tuple[Any, ...]) -> type[BaseModel]:
         owner, place = _KINDS[place[0]][2][place[depth]], place[depth + 1 :]
     for part in place[:-1]:
         field = owner.model_fields.get(str(part))
-        kinds = () if field is None else (field.annotation, *get_args(field.annotation))  # "or nothing"
-        owner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), owner)
+        # An optional group of settings is one of the kinds that its annotation names.
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        owner = next(
+            (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), owner
+        )
     return owner

@@ -15,6 +15,7 @@ from harness.attacks.gradient_sign import PgdSettings
 from harness.data.subset import DatasetSpec
 from harness.defenses import DEFENSES
 from harness.defenses.defense import Defense
+from harness.defenses.imperceptible_bound import ImperceptibleBound
 from harness.errors import did_you_mean
 from harness.networks import NETWORKS, Architecture
 from harness.networks.objective import TrainingAttack
@@ -170,8 +171,12 @@ def _control_names(study: Mapping[str, Any], defenses: Mapping[str, Defense]) ->
     if not {"controls", "seeds"} <= study.keys():
         return {}
     has_bound = controls.first_bound(defenses) is not None
-    reserved = study["controls"].reserved(len(study["seeds"]) > 1, has_bound)
-    return {name: f"a control (controls.{switch}: false leaves it out)" for name, switch in reserved.items()}
+    absent = study["controls"].left_out(len(study["seeds"]) > 1, has_bound)
+    return {
+        name: f"a control (controls.{switch}: false leaves it out)"
+        for switch, name in controls.NAMES.items()
+        if switch not in absent
+    }
 
 
 def _refuse_names(what: str, names: Iterable[str], taken: Mapping[str, str]) -> None:
@@ -275,6 +280,19 @@ class Study(Settings):
         named = [self.attacks[name] for name in self.white_box.attacks]
         radii = [epsilon for attack in named if attack.norm == "linf" for epsilon in attack.epsilons]
         return min((*self.white_box.epsilon, *(radius for radius in radii if radius)), default=None)
+
+    def controls_left_out(self) -> dict[str, str]:
+        """Name of a control that the study has not -> why."""
+        has_bound = controls.first_bound(self.defenses) is not None
+        reasons = self.controls.left_out(len(self.seeds) > 1, has_bound)
+        return {controls.NAMES[switch]: reason for switch, reason in reasons.items()}
+
+    def chosen_among(self) -> list[str]:
+        """The bound's defenses of several k or n whose networks are compared on validation images."""
+        if self.dataset.validation_limit is None:
+            return []
+        bound = {name: each for name, each in self.defenses.items() if isinstance(each, ImperceptibleBound)}
+        return [name for name, grid in bound.items() if len([*grid.expanded()]) > 1]
 
     def networks(self) -> Iterator[tuple[str, Defense]]:
         """(the study's name for it, its settings) of every network that is fine-tuned, the grids laid out."""

@@ -61,7 +61,7 @@ def test_all_mistakes_at_once():
   defenses.adversarial_images.epochs: should be a valid integer, got [4, 5]{grid}
   defenses.vib: unknown defense method 'vib' (known: {methods})
   white_box.epsilonn: unknown setting; did you mean 'epsilon'?"""
-    methods = "adversarial_images, ensemble, imperceptible_bound, pgd_training, trades"
+    methods = "adversarial_images, ensemble, imperceptible_bound, no_noise, noise_labels, pgd_training, trades"
     grid = " (a list, so a grid, can be given for sources alone)"
     assert str(caught.value) == expected.format(methods=methods, grid=grid)
 
