@@ -133,7 +133,7 @@ class Run:
     def step_of(self, cell: Cell) -> str:
         """The step that makes a cell from which others are made."""
         if cell.table == "evaluation":
-            return "white-box"  # from which others are copied
+            return "white-box" if cell.partition["access"] == "white_box" else "black-box"
         if cell.table != "training":
             return cell.table
         return next(network.step for network in self.plan.networks if network.cell == cell)

@@ -22,6 +22,7 @@ from harness.networks.objective import TrainingAttack
 from harness.networks.training import TrainingSettings
 from harness.settings import Count, Epsilon, Mistakes, Name, Settings, distinct
 from harness.study import controls
+from harness.study.compute import ComputeSpec
 from harness.study.controls import Controls, GivenControls
 
 BASE = "base"  # name and method of the network that attacks are made on and that trainings start from (f1)
@@ -55,6 +56,7 @@ class WhiteBoxSpec(PgdSettings):
     attacks: Annotated[tuple[Name, ...], AfterValidator(distinct)] = Field(
         (), description="attacks of the study that are made on each network as well"
     )
+    own: dict[Name, AnyAttack] = Field({}, description="attacks that are made on each network alone")
     networks: Annotated[tuple[str, ...], AfterValidator(distinct)] | None = Field(
         None,
         description="base, defenses (all of a grid, or one by its full name) and models; all unless given",
@@ -63,36 +65,9 @@ class WhiteBoxSpec(PgdSettings):
 
     @model_validator(mode="after")
     def _attacks_at_all(self) -> Self:
-        if not self.epsilon and not self.attacks:
-            raise ValueError("needs 'epsilon' for PGD, or 'attacks' of the study")
+        if not self.epsilon and not self.attacks and not self.own:
+            raise ValueError("needs 'epsilon' for PGD, 'attacks' of the study, or attacks of its 'own'")
         return self
-
-
-class ComputeSpec(Settings):
-    """How the work is spread. Changes no number of a bound, an attack or an evaluation."""
-
-    workers: Annotated[int, Field(ge=0)] | None = Field(
-        None,
-        description="shards at once; all of the cluster's GPUs or cores unless given; "
-        "0: in this process, without Ray",
-    )
-    retries: Annotated[int, Field(ge=0)] = Field(
-        2, description="times a crashed worker or training is started again"
-    )
-    nodes: Count | None = Field(
-        None, description="machines that the Ray cluster must have before work starts"
-    )
-    wait_s: Annotated[float, Field(ge=0)] = Field(
-        600.0, description="seconds to wait for those, or for cores for the workers"
-    )
-    block_limit_s: Annotated[float, Field(gt=0)] = Field(
-        600.0, description="seconds after which an attack from outside is stopped at a block of images"
-    )
-    interface: str | None = Field(
-        None,
-        description="network interface of trainings on several machines, e.g. eth0; "
-        "the one that Ray uses unless given",
-    )
 
 
 def _has_weights(model: Architecture) -> Architecture:
@@ -150,12 +125,23 @@ def _unknown_in_white_box(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> 
                 "attacks",
                 f"'{PGD}' is what tables call the sweep of 'epsilon': give the attack another name",
             )
+    yield from _own_names(white_box, attacks)
     if {"defenses", "models"} <= study.keys():
         known = [*_network_names(study["defenses"], study["models"])]
         known += _control_names(study, study["defenses"]).keys() - {controls.TWIN}
         for name in white_box.networks or ():
             if name not in known:
                 yield "networks", f"unknown network '{name}'{did_you_mean(name, known)}"
+
+
+def _own_names(white_box: WhiteBoxSpec, attacks: Mapping[str, Attack]) -> Iterator[tuple[str, str]]:
+    """Names of the white box's own attacks that stand for something else."""
+    taken = {CLEAN: "clean images", "clean": "clean images"}
+    taken |= dict.fromkeys(attacks, "an attack of the study")
+    taken |= {PGD: "the sweep of 'epsilon'"} if white_box.epsilon else {}
+    for name in white_box.own:
+        if name in taken:
+            yield f"own.{name}", f"has the name of {taken[name]}: give it another one"
 
 
 def _network_names(defenses: Mapping[str, Defense], models: Mapping[str, Any]) -> list[str]:
@@ -277,7 +263,7 @@ class Study(Settings):
 
     def _smallest_radius(self) -> float | None:
         """The smallest l-inf radius of the white box; None where it has none."""
-        named = [self.attacks[name] for name in self.white_box.attacks]
+        named = [*(self.attacks[name] for name in self.white_box.attacks), *self.white_box.own.values()]
         radii = [epsilon for attack in named if attack.norm == "linf" for epsilon in attack.epsilons]
         return min((*self.white_box.epsilon, *(radius for radius in radii if radius)), default=None)
 
