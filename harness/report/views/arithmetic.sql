@@ -19,19 +19,22 @@ create macro t_975(df) as case
     ][df::int]
     when df > 30 then 1.9599640 + 2.3722713 / df + 2.8224986 / (df * df) + 2.5558497 / (df * df * df) end;
 
+-- A bound of an interval in per cent, no lower than a lowest and no higher than 100; null stays null.
+create macro clipped(x, lowest) as case when x is not null then least(100, greatest(lowest, x)) end;
+
 -- 95 % interval of a mean accuracy over so many seeds, from the standard deviation s between them with df degrees of
 -- freedom; a study of one seed has the interval over the test images instead.
 create macro mean_low(mean, s, df, seeds, of_seeds, images_low) as
-    if(of_seeds = 1, images_low, greatest(0, mean - t_975(df) * s / sqrt(nullif(seeds, 0))));
+    if(of_seeds = 1, images_low, clipped(mean - t_975(df) * s / sqrt(nullif(seeds, 0)), 0));
 create macro mean_high(mean, s, df, seeds, of_seeds, images_high) as
-    if(of_seeds = 1, images_high, least(100, mean + t_975(df) * s / sqrt(nullif(seeds, 0))));
+    if(of_seeds = 1, images_high, clipped(mean + t_975(df) * s / sqrt(nullif(seeds, 0)), 0));
 
 -- 95 % interval of the difference of two accuracies on the same n images, in per cent: a is right alone on only_a of
 -- them, b on only_b (Agresti and Min 2005: Wald's interval with half an image more in each cell of the table).
-create macro paired_low(only_a, only_b, n) as greatest(-100, 100 * (only_a - only_b
-    - 1.959964 * sqrt(only_a + only_b + 1 - pow(only_a - only_b, 2) / (n + 2))) / (n + 2));
-create macro paired_high(only_a, only_b, n) as least(100, 100 * (only_a - only_b
-    + 1.959964 * sqrt(only_a + only_b + 1 - pow(only_a - only_b, 2) / (n + 2))) / (n + 2));
+create macro paired_low(only_a, only_b, n) as clipped(100 * (only_a - only_b
+    - 1.959964 * sqrt(only_a + only_b + 1 - pow(only_a - only_b, 2) / (n + 2))) / (n + 2), -100);
+create macro paired_high(only_a, only_b, n) as clipped(100 * (only_a - only_b
+    + 1.959964 * sqrt(only_a + only_b + 1 - pow(only_a - only_b, 2) / (n + 2))) / (n + 2), -100);
 
 -- Exact McNemar test, two-sided: the images that one network alone is right on are heads or tails of a fair coin.
 create macro mcnemar(only_a, only_b) as least(1, 2 * list_sum([

@@ -165,6 +165,7 @@ order by study, access, position, norm, epsilon;
 
 -- Robust accuracy, the mean over the seeds that are measured: low and high are a t interval, of one seed Wilson's.
 create view robust_over_seeds as
+with spreads as materialized (from spread('robust'))
 select r.study, any_value(r.dataset) as dataset, 'robust' as access, 'worst case' as attack, r.norm, r.epsilon,
        null::double as step_size, r.name, any_value(r.method) as method, any_value(r.role) as role,
        any_value(r.title) as title, any_value(r.grid) as grid, count(r.accuracy) as seeds, of_seeds,
@@ -178,7 +179,7 @@ select r.study, any_value(r.dataset) as dataset, 'robust' as access, 'worst case
        bool_and(coalesce(r.is_complete, false)) as is_complete, min(r.position) as position
 from robust r
 join seeds_of using (study)
-left join spread('robust') p
+left join spreads p
     on p.study = r.study and p.norm = r.norm and p.epsilon = r.epsilon and p.grid = r.grid
     and p.is_base = (r.role = 'base')
 group by r.study, r.norm, r.epsilon, r.name, of_seeds
@@ -186,6 +187,7 @@ order by r.study, r.norm, r.epsilon, position;
 
 -- The share of images for which the bound is refuted, the mean over the seeds.
 create view bound_test_over_seeds as
+with spreads as materialized (from spread('bound_test'))
 select r.study, any_value(r.dataset) as dataset, any_value(r.neighbours) as neighbours, r.name,
        any_value(r.method) as method, any_value(r.role) as role, any_value(r.title) as title, r.k,
        count(r.refuted) as seeds, of_seeds, max(r.images) as images, avg(r.refuted) as refuted,
@@ -196,7 +198,7 @@ select r.study, any_value(r.dataset) as dataset, any_value(r.neighbours) as neig
        list_sort(list_distinct(flatten(list(r.attacks)))) as attacks, min(r.position) as position
 from bound_test r
 join seeds_of using (study)
-left join spread('bound_test') p
+left join spreads p
     on p.study = r.study and p.epsilon = r.k and p.grid = r.grid and p.is_base = (r.role = 'base')
 group by r.study, r.name, r.k, of_seeds
 order by r.study, position, r.k;
