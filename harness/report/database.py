@@ -27,8 +27,8 @@ _SQL_TYPES = {
 }
 # The files of views, each of which stands on those before it.
 CHAPTERS = (
-    *("arithmetic", "bound", "attacks", "accuracies", "robust", "statistics", "verdicts", "lines", "ranking"),
-    *("cells", "speed"),
+    *("arithmetic", "bound", "attacks", "accuracies", "choices", "robust", "statistics", "verdicts", "lines"),
+    *("ranking", "cells", "speed"),
 )
 _READING = "select, from, with, describe, summarize, show, pivot ... on x in (...)"
 
