@@ -77,7 +77,7 @@ def test_layouts(full):
     assert found["white_box"].header == ("network", "attack", "eps/4", "eps/10")
     assert found["white_box"].rows == [
         ("base", "PGD 8/255", "0.0 ±13.9", "0.0 ±13.9"),
-        ("imperceptible bound k=2.5 n=10, strongest on test images", "PGD 8/255", "0.0 ±13.9", "0.0 ±13.9"),
+        ("imperceptible bound k=2.5 n=10", "PGD 8/255", "0.0 ±13.9", "0.0 ±13.9"),
     ]
     assert all("missing" not in table.note for table in found.values())
     for name in ("table5", "table7", "white_box"):
