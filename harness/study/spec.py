@@ -4,7 +4,7 @@ Images are in [0, 1], so is every epsilon; YAML may write one as a fraction ("8/
 and how all its mistakes are reported at once, is for ``reading``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
@@ -15,11 +15,15 @@ from harness.attacks.gradient_sign import PgdSettings
 from harness.data.subset import DatasetSpec
 from harness.defenses import DEFENSES
 from harness.defenses.defense import Defense
+from harness.defenses.imperceptible_bound import ImperceptibleBound
 from harness.errors import did_you_mean
 from harness.networks import NETWORKS, Architecture
 from harness.networks.objective import TrainingAttack
 from harness.networks.training import TrainingSettings
 from harness.settings import Count, Epsilon, Mistakes, Name, Settings, distinct
+from harness.study import controls
+from harness.study.compute import ComputeSpec
+from harness.study.controls import Controls, GivenControls
 
 BASE = "base"  # name and method of the network that attacks are made on and that trainings start from (f1)
 FINISHED = "finished"  # method of networks that come with their weights
@@ -52,6 +56,7 @@ class WhiteBoxSpec(PgdSettings):
     attacks: Annotated[tuple[Name, ...], AfterValidator(distinct)] = Field(
         (), description="attacks of the study that are made on each network as well"
     )
+    own: dict[Name, AnyAttack] = Field({}, description="attacks that are made on each network alone")
     networks: Annotated[tuple[str, ...], AfterValidator(distinct)] | None = Field(
         None,
         description="base, defenses (all of a grid, or one by its full name) and models; all unless given",
@@ -60,36 +65,9 @@ class WhiteBoxSpec(PgdSettings):
 
     @model_validator(mode="after")
     def _attacks_at_all(self) -> Self:
-        if not self.epsilon and not self.attacks:
-            raise ValueError("needs 'epsilon' for PGD, or 'attacks' of the study")
+        if not self.epsilon and not self.attacks and not self.own:
+            raise ValueError("needs 'epsilon' for PGD, 'attacks' of the study, or attacks of its 'own'")
         return self
-
-
-class ComputeSpec(Settings):
-    """How the work is spread. Changes no number of a bound, an attack or an evaluation."""
-
-    workers: Annotated[int, Field(ge=0)] | None = Field(
-        None,
-        description="shards at once; all of the cluster's GPUs or cores unless given; "
-        "0: in this process, without Ray",
-    )
-    retries: Annotated[int, Field(ge=0)] = Field(
-        2, description="times a crashed worker or training is started again"
-    )
-    nodes: Count | None = Field(
-        None, description="machines that the Ray cluster must have before work starts"
-    )
-    wait_s: Annotated[float, Field(ge=0)] = Field(
-        600.0, description="seconds to wait for those, or for cores for the workers"
-    )
-    block_limit_s: Annotated[float, Field(gt=0)] = Field(
-        600.0, description="seconds after which an attack from outside is stopped at a block of images"
-    )
-    interface: str | None = Field(
-        None,
-        description="network interface of trainings on several machines, e.g. eth0; "
-        "the one that Ray uses unless given",
-    )
 
 
 def _has_weights(model: Architecture) -> Architecture:
@@ -147,11 +125,23 @@ def _unknown_in_white_box(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> 
                 "attacks",
                 f"'{PGD}' is what tables call the sweep of 'epsilon': give the attack another name",
             )
+    yield from _own_names(white_box, attacks)
     if {"defenses", "models"} <= study.keys():
-        known = _network_names(study["defenses"], study["models"])
+        known = [*_network_names(study["defenses"], study["models"])]
+        known += _control_names(study, study["defenses"]).keys() - {controls.TWIN}
         for name in white_box.networks or ():
             if name not in known:
                 yield "networks", f"unknown network '{name}'{did_you_mean(name, known)}"
+
+
+def _own_names(white_box: WhiteBoxSpec, attacks: Mapping[str, Attack]) -> Iterator[tuple[str, str]]:
+    """Names of the white box's own attacks that stand for something else."""
+    taken = {CLEAN: "clean images", "clean": "clean images"}
+    taken |= dict.fromkeys(attacks, "an attack of the study")
+    taken |= {PGD: "the sweep of 'epsilon'"} if white_box.epsilon else {}
+    for name in white_box.own:
+        if name in taken:
+            yield f"own.{name}", f"has the name of {taken[name]}: give it another one"
 
 
 def _network_names(defenses: Mapping[str, Defense], models: Mapping[str, Any]) -> list[str]:
@@ -160,6 +150,26 @@ def _network_names(defenses: Mapping[str, Defense], models: Mapping[str, Any]) -
     for entry, defense in defenses.items():
         names += [network_name(entry, settings) for settings in defense.expanded()]
     return list(dict.fromkeys(names))
+
+
+def _control_names(study: Mapping[str, Any], defenses: Mapping[str, Defense]) -> dict[str, str]:
+    """Names that the study's controls have, and what each is called by messages."""
+    if not {"controls", "seeds"} <= study.keys():
+        return {}
+    has_bound = controls.first_bound(defenses) is not None
+    absent = study["controls"].left_out(len(study["seeds"]) > 1, has_bound)
+    return {
+        name: f"a control (controls.{switch}: false leaves it out)"
+        for switch, name in controls.NAMES.items()
+        if switch not in absent
+    }
+
+
+def _refuse_names(what: str, names: Iterable[str], taken: Mapping[str, str]) -> None:
+    """Mistakes where ``names`` of ``what`` are those of other networks."""
+    mistakes = [(name, f"{what} can't have the name of {taken[name]}") for name in names if name in taken]
+    if mistakes:
+        raise Mistakes(mistakes)
 
 
 def network_name(entry: str, settings: Defense) -> str:
@@ -181,6 +191,10 @@ class Study(Settings):
     )
     network: AnyNetwork
     base: TrainingSettings
+    controls: GivenControls = Field(
+        Controls(),
+        description="networks that show what a number is worth without the defense; false: none of them",
+    )
     protocol: Protocol = Field(
         "prediction",
         description="attacks start from the network's prediction (the paper, ART) or from the true label",
@@ -202,6 +216,15 @@ class Study(Settings):
     white_box: WhiteBoxSpec
     compute: ComputeSpec = ComputeSpec()
 
+    @field_validator("controls")
+    @classmethod
+    def _has_a_twin(cls, controls: Controls, info: ValidationInfo) -> Controls:
+        seeds = info.data.get("seeds")
+        if controls.twin and seeds is not None and len(seeds) < 2:
+            got = f"needs a base network of another seed: name two or more, got seeds: {list(seeds)}"
+            raise Mistakes([("twin", got)])
+        return controls
+
     @field_validator("attacks")
     @classmethod
     def _attack_names(cls, attacks: dict[str, Attack]) -> dict[str, Attack]:
@@ -213,20 +236,17 @@ class Study(Settings):
 
     @field_validator("defenses")
     @classmethod
-    def _defense_names(cls, defenses: dict[str, Defense]) -> dict[str, Defense]:
-        if BASE in defenses:
-            raise Mistakes([(BASE, "a defense can't have the name of the base network")])
+    def _defense_names(cls, defenses: dict[str, Defense], info: ValidationInfo) -> dict[str, Defense]:
+        taken = {BASE: "the base network", **_control_names(info.data, defenses)}
+        _refuse_names("a defense", defenses, taken)
         return defenses
 
     @field_validator("models")
     @classmethod
     def _model_names(cls, models: dict[str, Architecture], info: ValidationInfo) -> dict[str, Architecture]:
-        taken = {BASE: "the base network", **dict.fromkeys(info.data.get("defenses", {}), "a defense")}
-        mistakes = [
-            (name, f"a model can't have the name of {taken[name]}") for name in models if name in taken
-        ]
-        if mistakes:
-            raise Mistakes(mistakes)
+        defenses = info.data.get("defenses", {})
+        taken = {BASE: "the base network", **_control_names(info.data, defenses)}
+        _refuse_names("a model", models, {**taken, **dict.fromkeys(defenses, "a defense")})
         return models
 
     @field_validator("white_box")
@@ -236,6 +256,29 @@ class Study(Settings):
         if mistakes:
             raise Mistakes(mistakes)
         return white_box
+
+    def controls_trained(self) -> Iterator[tuple[str, Defense]]:
+        """(name, settings) of the controls that are trained, for each seed."""
+        return controls.trained(self.controls, self.defenses, self.base, self._smallest_radius())
+
+    def _smallest_radius(self) -> float | None:
+        """The smallest l-inf radius of the white box; None where it has none."""
+        named = [*(self.attacks[name] for name in self.white_box.attacks), *self.white_box.own.values()]
+        radii = [epsilon for attack in named if attack.norm == "linf" for epsilon in attack.epsilons]
+        return min((*self.white_box.epsilon, *(radius for radius in radii if radius)), default=None)
+
+    def controls_left_out(self) -> dict[str, str]:
+        """Name of a control that the study has not -> why."""
+        has_bound = controls.first_bound(self.defenses) is not None
+        reasons = self.controls.left_out(len(self.seeds) > 1, has_bound)
+        return {controls.NAMES[switch]: reason for switch, reason in reasons.items()}
+
+    def chosen_among(self) -> list[str]:
+        """The bound's defenses of several k or n whose networks are compared on validation images."""
+        if self.dataset.validation_limit is None:
+            return []
+        bound = {name: each for name, each in self.defenses.items() if isinstance(each, ImperceptibleBound)}
+        return [name for name, grid in bound.items() if len([*grid.expanded()]) > 1]
 
     def networks(self) -> Iterator[tuple[str, Defense]]:
         """(the study's name for it, its settings) of every network that is fine-tuned, the grids laid out."""

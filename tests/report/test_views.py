@@ -433,10 +433,14 @@ def test_two_defenses_of_one_method_stay_apart(store):
         assert [row["paper"] for row in clean] == [83.91, 87.52, 87.52, 87.27]
         chosen = rows(connection, "from table7 where attack = 'none'")
         assert [(row["method"], row["name"], row["line"]) for row in chosen] == [
-            ("imperceptible_bound", plain.name, "imperceptible bound, strongest of each seed"),
-            ("imperceptible_bound", better.name, "with redraw, strongest of each seed"),
-            ("imperceptible_bound_best", plain.name, "imperceptible bound, best for each attack"),
-            ("imperceptible_bound_best", better.name, "with redraw, best for each attack"),
+            ("imperceptible_bound", plain.name, "imperceptible bound, strongest on test images"),
+            ("imperceptible_bound", better.name, "with redraw, strongest on test images"),
+            (
+                "imperceptible_bound_best",
+                plain.name,
+                "imperceptible bound, best for each attack on test images",
+            ),
+            ("imperceptible_bound_best", better.name, "with redraw, best for each attack on test images"),
         ]
 
 
@@ -517,7 +521,7 @@ def test_the_strongest_is_chosen_in_each_seed(seeded):
     ]
     where = "layout = 'table7' and method = 'imperceptible_bound' and attack = 'none'"
     (mean,) = rows(seeded, f"from over_seeds where {where}")
-    assert mean["title"] == "imperceptible bound, strongest of each seed"
+    assert mean["title"] == "imperceptible bound, strongest on test images"
     assert (mean["accuracy"], mean["seeds"]) == (pytest.approx(290 / 3), 3)
     assert (mean["name"], mean["k"], mean["n"]) == (None, None, 10)
 

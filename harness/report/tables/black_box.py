@@ -20,10 +20,10 @@ _PAPER = {  # the paper's data set -> name and title of its table
 
 def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
     """A table for each grid; of two defenses of the method, each has its own."""
-    base = {attack_of(row): row for row in rows if row["method"] == "base"}
+    base = {attack_of(row): row for row in rows if row["role"] == "base"}
     grids: dict[str, list[Row]] = {}
     for row in rows:
-        if row["method"] == "imperceptible_bound":
+        if row["role"] == "defense":
             grids.setdefault(row["grid"], []).append(row)
     name, title = _PAPER.get(study["paper"], ("black_box", "Black box (layout of Tables IV-VI)"))
     for grid, defended in grids.items():

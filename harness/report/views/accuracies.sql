@@ -1,4 +1,4 @@
--- Accuracies: Tables IV to VII, white box.
+-- Accuracies: Tables IV to VI, white box.
 
 -- Every accuracy of every study and seed. Planned rows have no prediction: alone in their group they are a
 -- hole. divisor: an iterative attack's epsilon over its step size. grid: the title without k and n. An accuracy
@@ -45,56 +45,17 @@ select a.study, a.dataset, a.paper_dataset, a.name, a.method, a.settings, a.k, a
 from accuracies a
 left join paper_black_box p
     on p.dataset = a.paper_dataset and p.method = a.method and p.attack = a.attack
-    and p.k is not distinct from a.k and p.n is not distinct from a.n and same_epsilon(p.epsilon, a.epsilon)
+    and a.role is distinct from 'control' and p.k is not distinct from a.k and p.n is not distinct from a.n and same_epsilon(p.epsilon, a.epsilon)
 where a.access in ('clean', 'black_box')
 order by a.study, a.position;
 
 -- Tables IV, V, VI: MNIST, CIFAR-10, Tiny ImageNet.
 create view table4 as
-from black_box where method in ('base', 'imperceptible_bound') and paper_dataset = 'mnist';
+from black_box where role in ('base', 'defense') and paper_dataset = 'mnist';
 create view table5 as
-from black_box where method in ('base', 'imperceptible_bound') and paper_dataset = 'cifar10';
+from black_box where role in ('base', 'defense') and paper_dataset = 'cifar10';
 create view table6 as
-from black_box where method in ('base', 'imperceptible_bound') and paper_dataset = 'tinyimagenet';
-
--- Table VII: adversarial training, and any other network, beside two choices in each (k, n) grid of the
--- bound's defense, made for each seed by itself:
---   imperceptible_bound        the network of highest clean accuracy, which V-E calls the strongest
---   imperceptible_bound_best   for each testing attack the one that does best on it. The row 'Proposed' of
---       the paper is this choice: its numbers are the largest of Table V in each block, from different k and n.
--- line: what the rows of all seeds have in common.
-create view table7 as
-with tested as (
-    select *, name as line from accuracies where access in ('clean', 'black_box')
-), strongest as (
-    select study, seed, name from tested where access = 'clean' and method = 'imperceptible_bound'
-    qualify row_number() over (partition by study, seed, grid order by accuracy desc nulls last, position) = 1
-), chosen as (
-    from tested where method not in ('base', 'imperceptible_bound')
-    union all by name
-    select * replace (grid || ', strongest of each seed' as line)
-    from tested where (study, seed, name) in (from strongest)
-    union all by name
-    select * replace ('imperceptible_bound_best' as method, grid || ', best for each attack' as line,
-                      grid || ', best for each attack' as title)
-    from tested where method = 'imperceptible_bound'
-    qualify row_number() over (
-        partition by study, seed, grid, attack, epsilon order by accuracy desc nulls last, position
-    ) = 1
-)
-select c.study, c.dataset, c.paper_dataset, c.name, c.method, c.settings, c.k, c.n, c.training_attack,
-       c.training_epsilon, c.seed, c.attack, c.attack_method, c.norm, c.epsilon, c.title, c.grid, c.line,
-       c.attack_title,
-       c.role, c.access, c.images, c.accuracy, c.low, c.high, c.clean_accuracy, p.accuracy as paper,
-       differs_from_paper(c.accuracy, c.low, c.high, p.accuracy, p.dataset) as differs, c.position
-from chosen c
-left join paper_table7 p
-    on p.dataset = c.paper_dataset
-    and if(p.method = 'imperceptible_bound', 'imperceptible_bound_best', p.method) = c.method
-    and p.attack = c.attack and same_epsilon(p.epsilon, c.epsilon)
-    and p.training_attack is not distinct from c.training_attack
-    and same_epsilon(p.training_epsilon, c.training_epsilon)
-order by c.study, c.method = 'imperceptible_bound_best', c.method = 'imperceptible_bound', c.position;
+from black_box where role in ('base', 'defense') and paper_dataset = 'tinyimagenet';
 
 -- Attacks made against each network itself (V-E), a row for each step size = epsilon / divisor; divisor is null
 -- for attacks without steps.
