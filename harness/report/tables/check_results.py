@@ -17,7 +17,7 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
     """A line for each network, a column for each check."""
     if not rows:
         return
-    checks = distinct(row["check"] for row in rows)
+    checks = sorted({row["check"] for row in rows})
     networks: dict[str, dict[str, Row]] = {}
     for row in sorted(rows, key=lambda row: -_SEVERITY.index(row["verdict"])):  # the worst is set last
         networks.setdefault(row["name"], {})[row["check"]] = row
