@@ -90,7 +90,9 @@ def test_the_choice_is_the_highest_mean_on_validation_images(run, connection):
     (row,) = query(connection, "from choice where split = 'validation'").to_pylist()
     assert (row["name"], row["seeds"], row["images"]) == (best, 2, 20)
     assert row["accuracy"] == pytest.approx(means[best])
-    lines = query(connection, "select distinct line, title from table7 where method like '%validated'").to_pylist()
+    lines = query(
+        connection, "select distinct line, title from table7 where method like '%validated'"
+    ).to_pylist()
     assert lines == [
         {
             "line": "imperceptible bound, chosen on validation images",

@@ -3,11 +3,14 @@
 -- Visual imperceptible bound of an image (eq. 3).
 create macro sigma(distance, k) as distance / (2 * k);
 
+-- A bound of an interval in per cent, no lower than a lowest and no higher than 100; null stays null.
+create macro clipped(x, lowest) as case when x is not null then least(100, greatest(lowest, x)) end;
+
 -- Wilson's 95 % interval of hits among n, in per cent: z = 1.959964, z*z = 3.841459.
-create macro wilson_low(hits, n) as 100
-    * (hits + 1.9207294 - 1.959964 * sqrt(hits * (n - hits) / nullif(n, 0) + 0.9603647)) / (n + 3.8414588);
-create macro wilson_high(hits, n) as 100
-    * (hits + 1.9207294 + 1.959964 * sqrt(hits * (n - hits) / nullif(n, 0) + 0.9603647)) / (n + 3.8414588);
+create macro wilson_low(hits, n) as clipped(100
+    * (hits + 1.9207294 - 1.959964 * sqrt(hits * (n - hits) / nullif(n, 0) + 0.9603647)) / (n + 3.8414588), 0);
+create macro wilson_high(hits, n) as clipped(100
+    * (hits + 1.9207294 + 1.959964 * sqrt(hits * (n - hits) / nullif(n, 0) + 0.9603647)) / (n + 3.8414588), 0);
 
 -- Student's t for a 95 % interval: exact to 30 degrees of freedom, then by the expansion in 1 / df (Abramowitz and
 -- Stegun 26.7.5), which is right to 6 digits there. Null for none.
@@ -18,9 +21,6 @@ create macro t_975(df) as case
         2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272
     ][df::int]
     when df > 30 then 1.9599640 + 2.3722713 / df + 2.8224986 / (df * df) + 2.5558497 / (df * df * df) end;
-
--- A bound of an interval in per cent, no lower than a lowest and no higher than 100; null stays null.
-create macro clipped(x, lowest) as case when x is not null then least(100, greatest(lowest, x)) end;
 
 -- 95 % interval of a mean accuracy over so many seeds, from the standard deviation s between them with df degrees of
 -- freedom; a study of one seed has the interval over the test images instead.
@@ -71,3 +71,8 @@ create macro without_k_and_n(title) as regexp_replace(title, ' (k|n)=[^ ]+', '',
 
 -- The value that all rows of a group have; null where they differ.
 create macro common(x) as case when min(x) = max(x) and count(x) = count(*) then min(x) end;
+
+-- A radius as people write it: 8/255, 0.3 (harness/settings.py).
+create macro epsilon_text(epsilon) as
+    case when abs(255 * epsilon - round(255 * epsilon)) < 1e-6 and abs(epsilon - round(epsilon, 2)) > 1e-9
+         then (round(255 * epsilon)::int)::varchar || '/255' else format('{:g}', epsilon) end;

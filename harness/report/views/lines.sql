@@ -16,18 +16,12 @@ with lines as (
     select 'table7' as layout, * from table7
     union all by name
     select 'white_box' as layout, * exclude (paper) from white_box where stage is not true
-), spreads as materialized (
-    from spread('accuracies')
-), pools as materialized (
-    select * from pooled('accuracies') where scope = 'all'
-), credits_of_seeds as materialized (
-    from credits('accuracies', 'images')
 ), joined as (
     select lines.*, of_seeds, c.credit, c.control, c.control_title, c.control_accuracy,
            c.low as credit_of_images_low, c.high as credit_of_images_high
     from lines
     join seeds_of on seeds_of.study = lines.study
-    left join credits_of_seeds c
+    left join credit c
         on c.study = lines.study and c.access = lines.access and c.name = lines.name and c.seed = lines.seed
         and c.attack = lines.attack and c.epsilon is not distinct from lines.epsilon
         and (lines.step_size is null or c.step_size is not distinct from lines.step_size)
@@ -59,12 +53,12 @@ with lines as (
                if(of_seeds = 1, credit_high, credit + t_975(p.df) * p.s * sqrt(2 / credit_seeds)) as credit_high
            ), o.least_difference
     from means m
-    left join spreads o
+    left join pooled_spread o
         on o.study = m.study and o.access = m.access and o.attack = m.attack and o.grid = m.grid
         and o.epsilon is not distinct from m.epsilon and o.is_base = (m.role = 'base')
         and (m.step_size is null or o.step_size is not distinct from m.step_size)
-    left join pools p
-        on p.study = m.study and p.access = m.access and p.attack = m.attack
+    left join pooled p
+        on p.scope = 'all' and p.study = m.study and p.access = m.access and p.attack = m.attack
         and p.epsilon is not distinct from m.epsilon
         and (m.step_size is null or p.step_size is not distinct from m.step_size)
 )

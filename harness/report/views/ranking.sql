@@ -16,18 +16,18 @@ with certified_shares as (
 ), certified_means as (
     select study, name, min(radius) as certified_radius, avg(share) as certified
     from certified_shares group by study, name
-), joined as materialized (
-    select r.study, r.dataset, r.norm, r.epsilon, r.name, r.method, r.role, r.title, r.seeds, r.of_seeds, r.images,
+), joined as (
+    select r.study, r.dataset, r.norm, r.epsilon, epsilon_text(r.epsilon) as radius, r.name, r.method, r.role, r.title, r.seeds, r.of_seeds, r.images,
            r.clean_accuracy, r.accuracy, r.low, r.high, r.least_difference, r.attacks, r.missing, r.is_complete,
            c.control_title as control, c.control_accuracy, c.credit, c.low as credit_low, c.high as credit_high,
            c.better, m.certified, m.certified_radius, v.verdict, v.reason,
            v.verdict <> 'fail' and r.is_complete as is_ranked, r.position
     from robust_over_seeds r
     join verdicts v on v.study = r.study and v.name = r.name
-    left join (from mean_credits('robust', 'robust_images')) c
-        on c.study = r.study and c.norm = r.norm and c.epsilon = r.epsilon and c.name = r.name
+    left join credit_over_seeds c
+        on c.access = 'robust' and c.study = r.study and c.norm = r.norm and c.epsilon = r.epsilon and c.name = r.name
     left join certified_means m on m.study = r.study and m.name = r.name
-), placed as materialized (
+), placed as (
     select *, if(is_ranked, rank() over (in_order order by accuracy desc), null) as rank,
            if(is_ranked, first_value(name) over (in_order order by accuracy desc, position), null) as first_name,
            if(is_ranked, first_value(accuracy) over (in_order order by accuracy desc, position), null)
