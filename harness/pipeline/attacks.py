@@ -83,6 +83,7 @@ def _tasks(run: Run, attack: PlannedAttack) -> list[AttackTask]:
             seed,
             study.batch_size,
             study.compute.block_limit_s,
+            tells_fragility=attack.cells[0].table == "attack" and attack.split != "train",
         )
         for block in image_blocks(run, attack.split)
     ]

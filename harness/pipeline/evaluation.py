@@ -1,6 +1,6 @@
 """V-C to V-E: every network on every set of images, and the white box."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -49,13 +49,13 @@ def _prediction(run: Run, evaluations: list[Evaluation]) -> PredictionTask:
     return PredictionTask(StoredNetwork(network.architecture, network.cell), images, run.study.batch_size)
 
 
-def _finish(run: Run, evaluation: Evaluation, predictions: np.ndarray | Failed) -> None:
+def _finish(run: Run, evaluation: Evaluation, predicted: Mapping[str, np.ndarray] | Failed) -> None:
     """Write an evaluation's cell, or why there is none."""
-    if isinstance(predictions, Failed):
-        run.fail([evaluation.cell], predictions)
+    if isinstance(predicted, Failed):
+        run.fail([evaluation.cell], predicted)
         return
     test = run.dataset.test
-    run.keep(evaluation.cell, {"image_id": test.ids, "label": test.labels, "prediction": predictions})
+    run.keep(evaluation.cell, {"image_id": test.ids, "label": test.labels, **predicted})
 
 
 def _black_box_price(quote: Quote) -> Price:
