@@ -127,8 +127,9 @@ def perturb(
 def norms(images: Tensor, adversarial: Tensor) -> dict[str, np.ndarray]:
     """Sizes of the perturbations, each [B], computed in float64 on the CPU.
 
-    ``l0`` int32, values changed; ``mean_l1`` mean absolute change of a value; ``l2`` Euclidean, summed
-    over the values; ``linf`` largest absolute change. Raises ValueError where the shapes differ.
+    ``l0`` int32, values changed; ``mean_l1`` mean absolute change of a value; ``l1`` sum of the absolute
+    changes; ``l2`` Euclidean, summed over the values; ``linf`` largest absolute change. Raises
+    ValueError where the shapes differ.
     """
     if images.shape != adversarial.shape:
         shapes = f"{tuple(images.shape)} and {tuple(adversarial.shape)}"
@@ -138,6 +139,7 @@ def norms(images: Tensor, adversarial: Tensor) -> dict[str, np.ndarray]:
     return {
         "l0": np.count_nonzero(change, axis=1).astype(np.int32),
         "mean_l1": change.mean(axis=1),
+        "l1": change.sum(axis=1),
         "l2": np.sqrt(np.square(change).sum(axis=1)),
         "linf": change.max(axis=1),
     }

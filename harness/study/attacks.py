@@ -30,6 +30,7 @@ class PlannedAttack:
     cells: tuple[Cell, ...]
     draws: tuple[str, ...]
     keeps_images: bool = True
+    is_stage: bool = False
 
 
 def attacks_on(ground: Ground, base: Network) -> Iterable[PlannedAttack]:

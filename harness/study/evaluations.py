@@ -28,6 +28,7 @@ class Evaluation:
     cell: Cell
     network: Network
     images: Cell | None = None  # attack cell; None for clean images
+    is_stage: bool = False  # of a worst case that goes on: see ``PlannedAttack``
 
 
 def black_box_of(ground: Ground, network: Network, attacks: Iterable[PlannedAttack]) -> Iterable[Evaluation]:
@@ -72,7 +73,9 @@ def _evaluation(
     title = f"{network.cell.title} against {against}"
     if network.cell.columns["seed"] is None:  # a finished model's title names none
         title = ground.title(title, network.seed)
-    return Cell("evaluation", ground.partition(access=access), named, identity, needs, title=title)
+    return Cell(
+        "evaluation", ground.partition(split="test", access=access), named, identity, needs, title=title
+    )
 
 
 # --- the white box ----------------------------------------------------------------------------------------
