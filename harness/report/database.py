@@ -26,7 +26,10 @@ _SQL_TYPES = {
     pa.list_(pa.int64()): "bigint[]",
 }
 # The files of views, each of which stands on those before it.
-CHAPTERS = ("arithmetic", "bound", "attacks", "fragility", "accuracies", "cells", "speed")
+CHAPTERS = (
+    *("arithmetic", "bound", "attacks", "fragility"),
+    *("accuracies", "robust", "statistics", "cells", "speed"),
+)
 _READING = "select, from, with, describe, summarize, show, pivot ... on x in (...)"
 
 

@@ -44,3 +44,30 @@ left join counted c
     on c.study = p.study and c.name = p.name and c.seed = p.seed
     and c.attack = p.attack and c.epsilon is not distinct from p.epsilon
 order by s.study, p.position;
+
+-- The same, the mean over the seeds that are measured, with a t interval from the standard deviation between them;
+-- of one seed Wilson's over the images. fooled_images: of all seeds together.
+create view fragility_over_seeds as
+select study, any_value(dataset) as dataset, name, any_value(method) as method, attack, epsilon,
+       any_value(attack_title) as attack_title, count(fooled) as seeds, of_seeds, max(images) as images,
+       sum(fooled_images)::bigint as fooled_images,
+       avg(fooled) as fooled,
+       mean_low(avg(fooled), stddev_samp(fooled), count(fooled) - 1, count(fooled), of_seeds, any_value(fooled_low)) as fooled_low,
+       mean_high(avg(fooled), stddev_samp(fooled), count(fooled) - 1, count(fooled), of_seeds, any_value(fooled_high))
+           as fooled_high,
+       avg(rounded) as rounded,
+       mean_low(avg(rounded), stddev_samp(rounded), count(rounded) - 1, count(rounded), of_seeds, any_value(rounded_low)) as rounded_low,
+       mean_high(avg(rounded), stddev_samp(rounded), count(rounded) - 1, count(rounded), of_seeds, any_value(rounded_high))
+           as rounded_high,
+       avg(noisy) as noisy,
+       mean_low(avg(noisy), stddev_samp(noisy), count(noisy) - 1, count(noisy), of_seeds, any_value(noisy_low)) as noisy_low,
+       mean_high(avg(noisy), stddev_samp(noisy), count(noisy) - 1, count(noisy), of_seeds, any_value(noisy_high))
+           as noisy_high,
+       avg(bfloat16) as bfloat16,
+       mean_low(avg(bfloat16), stddev_samp(bfloat16), count(bfloat16) - 1, count(bfloat16), of_seeds, any_value(bfloat16_low)) as bfloat16_low,
+       mean_high(avg(bfloat16), stddev_samp(bfloat16), count(bfloat16) - 1, count(bfloat16), of_seeds, any_value(bfloat16_high))
+           as bfloat16_high,
+       min(position) as position
+from fragility join (select study, len(seeds) as of_seeds from studies) using (study)
+group by study, name, attack, epsilon, of_seeds
+order by study, position;
