@@ -36,6 +36,13 @@ def differentiable(network: nn.Module, precision: str) -> nn.Module:
     return low_precision(network)
 
 
+def may_leave(network: nn.Module) -> bool:
+    """Whether an image may leave where it is first fooled: not where the network draws, as a lucky draw fools
+    nobody again.
+    """
+    return not getattr(network, "draws", 0)
+
+
 def input_gradient(value: Tensor, x: Tensor, keep_graph: bool = False) -> Tensor:
     """d value / d x of a scalar, without touching any ``.grad``; strides as of a new tensor.
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from harness import seeds
 from harness.attacks.attack import Attack, Gradients
-from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits
+from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits, may_leave
 from harness.settings import Count, Epsilons, Settings
 
 PgdEngine = Annotated[
@@ -84,15 +84,16 @@ class Pgd(PgdSettings, Attack):
         The random start is x + U(-epsilon, epsilon), drawn by (seed, image id, restart): the same for every
         epsilon, so that an epsilon's result does not depend on which others are asked for. Restarts are for
         the images that no earlier one fooled; an image's result is of the first that fools it, else of the
-        last.
+        last. Where the network draws, no image leaves before its last step of its last restart.
         """
         through = differentiable(network, self.gradients)
+        leaves = may_leave(network)
         results = []
         for epsilon in self.epsilon:
             moved = images.clone()
             going = torch.arange(len(images), device=images.device)  # the images that are not yet fooled
             for restart in range(self.restarts):
-                if restart:
+                if restart and leaves:
                     predicted = logits(network, moved[going], batch_size).argmax(1)
                     going = going[predicted == labels[going]]
                 if not len(going):
@@ -139,13 +140,14 @@ class Pgd(PgdSettings, Attack):
     ) -> Tensor:
         """Foolbox's steps, but an image stays where it first fools the network."""
         step_size = epsilon / self.step_divisor
+        leaves = may_leave(network)
 
         def step(state: State) -> tuple[State, Tensor]:
             x, clean, label = state["x"].requires_grad_(), state["clean"], state["label"]
             steps = state["steps"] + 1
             direction, outputs = _ascent(through, x, label)
             with torch.no_grad():
-                fooled = outputs.argmax(1) != label
+                fooled = (outputs.argmax(1) != label) & leaves
                 if through is not network and fooled.any():
                     rows = fooled.nonzero()[:, 0]
                     fooled[rows] = network(x[rows]).argmax(1) != label[rows]
