@@ -13,6 +13,7 @@ from harness.attacks import ATTACKS
 from harness.attacks.adapters.art import ArtAttack
 from harness.attacks.adapters.foolbox import FoolboxAttack
 from harness.attacks.adapters.torchattacks import TorchattacksAttack
+from harness.attacks.autoattack.fast_adaptive_boundary import FabT
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
 from harness.attacks.deepfool import DeepFool
@@ -27,6 +28,7 @@ JSMA = Jsma(method="jsma", theta=0.1, gamma=1.0)
 PAIRS = JsmaPairs(method="jsma_pairs", gamma=0.4)
 CW = CwL2(method="cw_l2", binary_search_steps=3, steps=40)
 PGD = Pgd(method="pgd", epsilon=(0.05, 0.3), steps=10, step_divisor=4)
+FAB = FabT(method="fab_t", epsilon=(0.05, 0.2), steps=15, targets=3)
 DDN = Ddn(method="ddn", steps=40)
 FOOLBOX = FoolboxAttack(
     method="foolbox", attack="LinfBasicIterativeAttack", epsilon=(0.05, 0.3), arguments={"steps": 10}
@@ -67,6 +69,9 @@ CASES: list[Any] = [
     PGD,
     like(PGD, restarts=3),
     EARLY,
+    FAB,
+    FabT(method="fab_t", norm="l2", epsilon=(1.0,), steps=15, targets=3, restarts=2),
+    FabT(method="fab_t", norm="l1", epsilon=(5.0,), steps=15, targets=3),
     FOOLBOX,
     ART,
     TORCHATTACKS,

@@ -13,6 +13,7 @@ from harness.attacks.adapters.art import ArtAttack
 from harness.attacks.adapters.foolbox import FoolboxAttack
 from harness.attacks.adapters.torchattacks import TorchattacksAttack
 from harness.attacks.attack import Attack, norms, perturb
+from harness.attacks.autoattack.fast_adaptive_boundary import FabT
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
 from harness.attacks.deepfool import DeepFool
@@ -30,6 +31,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "cw_l2": CwL2,
     "ddn": Ddn,
     "pgd": Pgd,
+    "fab_t": FabT,
     "foreign": ForeignAttack,
     "foolbox": FoolboxAttack,
     "art": ArtAttack,
