@@ -19,6 +19,7 @@ ABOUT = {
     "effectiveness_k": 2.0,
     "protocol": "prediction",
     "architecture": "convnet",
+    "networks": [],
 }
 # Attack and epsilon * 255 -> positions in LABELS that networks get wrong; the base network one more.
 WRONG: dict[tuple[str, int | None], set[int]] = {
@@ -60,7 +61,9 @@ def evaluation(
         "source": {"clean": None, "black_box": "base", "white_box": network.columns["name"]}[access],
     }
     title = f"{network.title} against {attack}"
-    return Cell("evaluation", {"dataset": DATASET, "access": access}, columns, {}, (network,), title)
+    return Cell(
+        "evaluation", {"dataset": DATASET, "split": "test", "access": access}, columns, {}, (network,), title
+    )
 
 
 def bound_network(k: float, seed: int = 0) -> Cell:

@@ -353,7 +353,7 @@ def test_effectiveness_counts_what_fools_within_its_own_sigma():
         images=torch.zeros(4, 1, 1, 1),
         predicted=np.array([0, 0, 0, 0]),
         adversarial_predicted=np.array([1, 1, 0, 1]),
-        **dict.fromkeys(("l0", "l2", "linf"), np.zeros(4)),
+        **dict.fromkeys(("l0", "l1", "l2", "linf"), np.zeros(4)),
         mean_l1=np.array([0.1, 0.2, 0.1, 0.1 + 1e-9]),
         seconds=1.0,
     )
@@ -369,7 +369,7 @@ def test_effectiveness_is_the_views(opened):
         "select * from attack join bound using (study, split, image_id) "
         "where attack = 'deepfool' and split = 'test' and neighbours = 'other_class'"
     )
-    sizes = {name: rows[name].to_numpy() for name in ("l0", "mean_l1", "l2", "linf")}
+    sizes = {name: rows[name].to_numpy() for name in ("l0", "mean_l1", "l1", "l2", "linf")}
     classes = {name: rows[name].to_numpy() for name in ("predicted", "adversarial_predicted")}
     made = harness.Attacked(torch.zeros(10), **classes, **sizes, seconds=0.0)
     bound = harness.Bound(rows["distance"].to_numpy(), rows["neighbour_id"].to_numpy())

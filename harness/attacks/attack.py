@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from harness.attacks.batch import frozen
 from harness.networks.contract import is_probabilities
+from harness.seeds import derive
 from harness.settings import Norm, Settings
 
 # The classes that an attack makes images leave: those that the network predicts, or the true ones.
@@ -75,6 +76,13 @@ class Attack(Settings):
         """The settings that determine an image, but for epsilon."""
         return self.model_dump(mode="json", exclude={"epsilon"})
 
+    def members(self) -> tuple[tuple[str, "Attack"], ...]:
+        """The attacks that this one is the worst case of, by name, in order; none for any other.
+
+        Each is made for the same radii, on the images that none before it fooled: see ``member_seed``.
+        """
+        return ()
+
     @abstractmethod
     def perturb(
         self, network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int, batch_size: int
@@ -124,11 +132,17 @@ def perturb(
     return made
 
 
+def member_seed(seed: int, member: str) -> int:
+    """What a member of a worst case draws by, whose own seed is ``seed``."""
+    return derive(seed, member)
+
+
 def norms(images: Tensor, adversarial: Tensor) -> dict[str, np.ndarray]:
     """Sizes of the perturbations, each [B], computed in float64 on the CPU.
 
-    ``l0`` int32, values changed; ``mean_l1`` mean absolute change of a value; ``l2`` Euclidean, summed
-    over the values; ``linf`` largest absolute change. Raises ValueError where the shapes differ.
+    ``l0`` int32, values changed; ``mean_l1`` mean absolute change of a value; ``l1`` sum of the absolute
+    changes; ``l2`` Euclidean, summed over the values; ``linf`` largest absolute change. Raises
+    ValueError where the shapes differ.
     """
     if images.shape != adversarial.shape:
         shapes = f"{tuple(images.shape)} and {tuple(adversarial.shape)}"
@@ -138,6 +152,7 @@ def norms(images: Tensor, adversarial: Tensor) -> dict[str, np.ndarray]:
     return {
         "l0": np.count_nonzero(change, axis=1).astype(np.int32),
         "mean_l1": change.mean(axis=1),
+        "l1": change.sum(axis=1),
         "l2": np.sqrt(np.square(change).sum(axis=1)),
         "linf": change.max(axis=1),
     }

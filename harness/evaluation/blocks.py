@@ -80,6 +80,53 @@ def _rows(
     }
 
 
+# --- worst cases ------------------------------------------------------------------------------------------
+
+# What a member of a worst case takes over of the images that the members before it fooled.
+SO_FAR = ("adversarial_predicted", "l0", "mean_l1", "l1", "l2", "linf")
+
+# For one epsilon: rows by column, and the images, or None where they were not kept.
+Attacked = tuple[dict[str, Any], np.ndarray | None]
+
+
+def attack_survivors(
+    network: Classifier,
+    images: Images,
+    settings: Attack,
+    before: list[Attacked] | None,
+    seed: int,
+    batch_size: int,
+    limit_s: float | None = None,
+) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """One member of a worst case on one block: for each epsilon what it and the members before it made.
+
+    ``before``: the same of those members, for each epsilon; None for the first. An image that the network
+    gets wrong stays as it is, one that was fooled stays what it was; the others are attacked, from their true
+    class, and are from now on what came of it. ``attack_s`` is of this member alone.
+    """
+    clean = as_input(to_tensor(images.pixels, device()))
+    predicted = logits(network, clean, batch_size).argmax(1)
+    untouched = _rows(network, images, clean, predicted, clean, 0.0, batch_size)
+    made = []
+    for position, epsilon in enumerate(settings.epsilons):
+        rows = {name: values.copy() for name, values in untouched.items()}
+        adversarial = clean.cpu().numpy().copy()
+        if before is not None:
+            so_far, kept = before[position]
+            rows |= {name: values.copy() for name, values in so_far.items()}
+            adversarial = adversarial if kept is None else kept.copy()
+        left = np.flatnonzero(rows["adversarial_predicted"] == images.labels)
+        if len(left):
+            alone = settings.with_epsilons((epsilon,))
+            survivors = images.take(left)
+            ((new, moved),) = attack_block(network, survivors, alone, "label", seed, batch_size, limit_s)
+            for name, values in new.items():
+                rows[name][left] = values
+            adversarial[left] = moved
+        made.append((rows, adversarial))
+    return made
+
+
 def stack(parts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Rows of consecutive blocks, one after the other."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

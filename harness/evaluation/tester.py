@@ -16,7 +16,7 @@ from torch.nn.functional import log_softmax
 from harness.attacks.attack import Attack, Protocol
 from harness.data.datasets import Dataset
 from harness.errors import Failed, attempt
-from harness.evaluation.blocks import attack_block
+from harness.evaluation.blocks import SO_FAR, Attacked, attack_block, attack_survivors
 from harness.networks import Architecture
 from harness.networks.build import build
 from harness.networks.classifier import Classifier, from_tensors, logits, predict
@@ -45,7 +45,11 @@ class OutputsTask:
 
 @dataclass(frozen=True)
 class AttackTask:
-    """An attack on a network for a block of a split's images; ``name`` is shown."""
+    """An attack on a network for a block of a split's images; ``name`` is shown.
+
+    ``is_member`` of a worst case: see ``blocks.attack_survivors``; ``after``: for each epsilon the cell of
+    the member before it, if there is one.
+    """
 
     name: str
     network: StoredNetwork
@@ -56,6 +60,8 @@ class AttackTask:
     seed: int
     batch_size: int
     limit_s: float | None = None
+    is_member: bool = False
+    after: tuple[Cell, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,9 +116,21 @@ class Tester:
     def attack(self, task: AttackTask) -> list[tuple[dict[str, Any], np.ndarray]]:
         """Rows and images for each epsilon: see ``attack_block``."""
         images = getattr(self._dataset, task.split).take(task.block)
-        how = (task.settings, task.protocol, task.seed, task.batch_size, task.limit_s)
+        how = (task.seed, task.batch_size, task.limit_s)
         with self._using(task.network, task.settings) as network:
-            return attack_block(network, images, *how)
+            if not task.is_member:
+                return attack_block(network, images, task.settings, task.protocol, *how)
+            before = [self._before(cell, task.block) for cell in task.after] or None
+            return attack_survivors(network, images, task.settings, before, *how)
+
+    def _before(self, cell: Cell, block: slice) -> Attacked:
+        """What a cell holds of a block of images: rows by column, and what it made if that was kept."""
+        table = self._store.read(cell).slice(block.start, block.stop - block.start)
+        rows = {name: table[name].to_numpy() for name in SO_FAR if name in table.column_names}
+        if "prediction" in table.column_names:
+            rows["adversarial_predicted"] = table["prediction"].to_numpy()
+        is_kept = self._store.metadata(cell.path)["artifact"] is not None
+        return rows, self._store.tensors(cell)["adversarial"][block] if is_kept else None
 
     def predict(self, task: PredictionTask) -> list[np.ndarray | Failed]:
         """Predictions int64 [N] on each set of test images; a set that can't be read fails alone."""

@@ -28,8 +28,8 @@ class Attacked:
     ``images`` float32 [N, C, H, W] in [0, 1] on the device of those that were given. ``predicted`` and
     ``adversarial_predicted`` int64 [N]: the network's classes of the images before and after. Sizes of the
     changes, each [N]: ``l0`` int32, values changed; ``mean_l1`` float64, mean absolute change of a value,
-    comparable with sigma; ``l2`` float64, Euclidean over all values; ``linf`` float64, the largest absolute
-    change. ``seconds``: of the attack alone, for all images.
+    comparable with sigma; ``l1`` float64, the sum of the absolute changes; ``l2`` float64, Euclidean over all
+    values; ``linf`` float64, the largest absolute change. ``seconds``: of the attack alone, for all images.
     """
 
     images: Tensor
@@ -37,6 +37,7 @@ class Attacked:
     adversarial_predicted: np.ndarray
     l0: np.ndarray
     mean_l1: np.ndarray
+    l1: np.ndarray
     l2: np.ndarray
     linf: np.ndarray
     seconds: float

@@ -77,7 +77,7 @@ def _white_box(run: Run) -> int:
     return copied + attacks.make(run, "white-box", run.plan.white_box, len(run.plan.measured))
 
 
-_MEASURED = ("image_id", "label", "l0", "mean_l1", "l2", "linf", "attack_s")
+_MEASURED = ("image_id", "label", "l0", "mean_l1", "l1", "l2", "linf", "draws", "attack_s")
 
 
 def _copy_measured(run: Run) -> int:

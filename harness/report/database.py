@@ -18,7 +18,13 @@ from harness.report.recorded import Row
 from harness.results.records import SCHEMAS, TableSchema
 from harness.results.store import Store
 
-_SQL_TYPES = {pa.string(): "varchar", pa.float64(): "double", pa.int32(): "integer", pa.int64(): "bigint"}
+_SQL_TYPES = {
+    pa.string(): "varchar",
+    pa.float64(): "double",
+    pa.int32(): "integer",
+    pa.int64(): "bigint",
+    pa.list_(pa.int64()): "bigint[]",
+}
 _READING = "select, from, with, describe, summarize, show, pivot ... on x in (...)"
 
 
@@ -36,6 +42,7 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
     failures = store.failures()
     studies = [recorded.study_row(name, record) for name, record in records.items()]
     planned = [row for name, record in records.items() for row in recorded.planned_rows(name, record)]
+    networks = [row for name, record in records.items() for row in recorded.network_rows(name, record)]
     rekeyed = [row for name, record in records.items() for row in recorded.rekeyed_rows(name, record)]
     cells = recorded.cells_of_no_study(files)
     for name, record in records.items():
@@ -48,6 +55,7 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
         _create(connection, "studies", recorded.STUDIES, studies)
         _create(connection, "cells", recorded.CELLS, cells)
         _create(connection, "planned", recorded.PLANNED, planned)
+        _create(connection, "networks", recorded.NETWORKS, networks)
         _create(connection, "rekeyed", recorded.REKEYED, rekeyed)
         readable = _create_tables(connection, root, cells)
         _create_views(connection)
@@ -94,7 +102,7 @@ def _create(
     rows = list(rows)
     lists = [f'unnest(?::{kind}[]) as "{column}"' for column, kind in columns.items()]
     values = [[row.get(column) for row in rows] for column in columns]
-    connection.execute(f"create table {name} as select {', '.join(lists)}", values)
+    connection.execute(f'create table "{name}" as select {", ".join(lists)}', values)
 
 
 def _create_tables(connection: duckdb.DuckDBPyConnection, root: Path, cells: Iterable[Row]) -> list[str]:
@@ -122,7 +130,7 @@ def _create_table(connection: duckdb.DuckDBPyConnection, table: TableSchema, fil
         *(f'file."{name}"' for name in table.schema.names),
     ]
     connection.execute(
-        f"create view {table.name} as select {', '.join(columns)} "
+        f'create view "{table.name}" as select {", ".join(columns)} '
         f"from read_parquet(getvariable('{table.name}_files'), hive_partitioning = false) file "
         "join cells on cells.key = file.cell"
     )

@@ -52,7 +52,10 @@ REKEYED = {
 PLANNED = {
     "study": "varchar",
     "position": "integer",
+    "split": "varchar",
     "access": "varchar",
+    "stage": "boolean",
+    "role": "varchar",
     "name": "varchar",
     "method": "varchar",
     "settings": "varchar",
@@ -68,6 +71,16 @@ PLANNED = {
     "norm": "varchar",
     "epsilon": "double",
     "step_size": "double",
+}
+NETWORKS = {
+    "study": "varchar",
+    "position": "integer",
+    "role": "varchar",
+    "name": "varchar",
+    "method": "varchar",
+    "title": "varchar",
+    "seed": "bigint",
+    "key": "varchar",
 }
 
 
@@ -99,6 +112,12 @@ def planned_rows(study: str, record: Row) -> list[Row]:
     """The accuracies that a study is to measure, as far as they are known."""
     with _complete(study):
         return [{"study": study, **_chosen(PLANNED, row)} for row in record["planned"]]
+
+
+def network_rows(study: str, record: Row) -> list[Row]:
+    """The networks that a study tests, once for each seed."""
+    with _complete(study):
+        return [{"study": study, **_chosen(NETWORKS, row)} for row in record["about"]["networks"]]
 
 
 def cell_rows(

@@ -8,7 +8,9 @@
 --                failed, the reason, whether it waits for another that failed, and the traceback (detail); no
 --                study: the benchmark's
 --   planned      every accuracy that a study is to measure, in the study's order (position), and what tables
---                call the network (title) and the attack (attack_title)
+--                call the network (title) and the attack (attack_title), the network's role (base, defense,
+--                baseline, control, model), and whether it is a stage of a worst case that goes on
+--   networks     every network that a study tests, once for each seed, with its role
 --   rekeyed      cells that kept their values through an edit of code from outside: what was edited, how many
 --                cells, and how many of them were made again and found equal
 --   paper_table2, paper_black_box, paper_table7    the numbers printed in the paper
@@ -135,7 +137,7 @@ with mean_bound as (
 ), planned_attacks as (  -- the black box's attacks are made on the base network of the seed
     select study, 'base' as name, 'base' as method, seed, attack, epsilon,
            any_value(attack_title) as attack_title, min(position) as position
-    from planned where access = 'black_box' group by study, seed, attack, epsilon
+    from planned where access = 'black_box' and split = 'test' group by study, seed, attack, epsilon
 )
 select s.study, s.dataset, p.name, p.method, p.seed, p.attack, p.epsilon, p.attack_title,
        coalesce(c.images, 0) as images, c.fooled, c.mean_l1, c.mean_sigma,
@@ -195,15 +197,15 @@ create view accuracies as
 with predictions as (
     select study, access, name, method, settings, k, n, training_attack, training_epsilon, seed,
            attack, attack_method, norm, epsilon, step_size, label, prediction
-    from evaluation
+    from evaluation where split = 'test'
     union all by name
-    from planned
+    from planned where split = 'test'
 ), counted as (
     select study, access, name, any_value(method) as method, any_value(settings) as settings,
            any_value(k) as k, any_value(n) as n,
            any_value(training_attack) as training_attack, any_value(training_epsilon) as training_epsilon,
            seed, attack, any_value(attack_method) as attack_method, any_value(norm) as norm, epsilon, step_size,
-           coalesce(any_value(title), name) as title,
+           any_value(role) as role, any_value(stage) as stage, coalesce(any_value(title), name) as title,
            coalesce(any_value(attack_title), attack) as attack_title,
            count(prediction) as images, count(*) filter (prediction = label) as hits,
            min(position) as position
@@ -298,7 +300,7 @@ select study, access, name, any_value(method) as method, seed, attack,
 from (
     select *, 'black_box' as access from attack where split = 'test'
     union all by name
-    from evaluation where access = 'white_box'
+    from evaluation where access = 'white_box' and split = 'test'
 )
 group by study, access, name, seed, attack, epsilon, step_size
 order by study, access, name, seed, attack, epsilon nulls first, step_size;

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 # Raised when a table changes, or what is computed for the same settings: results of another version are
 # refused.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def _norms(optional: bool = False) -> tuple[pa.Field, ...]:
             "mean absolute change over all values, in [0, 1]; comparable with sigma",
             optional=optional,
         ),
+        _column("l1", pa.float64(), "sum of the absolute changes of all values", optional=optional),
         _column("l2", pa.float64(), "euclidean norm of the change, not squared", optional=optional),
         _column("linf", pa.float64(), "largest absolute change", optional=optional),
         _column(
@@ -63,6 +64,7 @@ def _norms(optional: bool = False) -> tuple[pa.Field, ...]:
     )
 
 
+_KEY = _column("network", pa.string(), "key of the training cell")
 # Which network a row is about; the same columns wherever one is named, so that `group by` needs no join.
 _NAME = _column("name", pa.string(), "the study's own name of the network")
 _METHOD = _column(
@@ -85,6 +87,10 @@ _ATTACK = (
     _column("norm", pa.string(), "norm that epsilon bounds, or that a minimum-norm attack makes small"),
     _column("epsilon", pa.float64(), "radius in [0, 1] units of a value, null for minimum-norm attacks"),
     _column("step_size", pa.float64(), "step of an iterative l-inf attack in [0, 1] units, else null"),
+)
+_DRAWS = (
+    "draws of the network's own randomness whose mean probabilities predictions are of; "
+    "null for a network without"
 )
 _CELL = _column("cell", pa.string(), "key of the cell that the row belongs to")
 _IMAGE = _column("image_id", pa.int64(), "position of the image in its source, before any subset")
@@ -129,16 +135,36 @@ SCHEMAS = {
                         "adversarial_predicted", pa.int32(), "class that it gives the saved adversarial image"
                     ),
                     *_norms(),
+                    _column("draws", pa.int32(), _DRAWS, optional=True),
+                    # Fragility: how much it takes to undo an attack on the very network that it was made on.
+                    _column(
+                        "rounded_predicted",
+                        pa.int32(),
+                        "class that it gives the adversarial image rounded to 256 levels",
+                        optional=True,
+                    ),
+                    _column(
+                        "noisy_predicted",
+                        pa.int32(),
+                        "class that it gives the adversarial image + N(0, .02), clipped to [0, 1]",
+                        optional=True,
+                    ),
+                    _column(
+                        "bfloat16_predicted",
+                        pa.int32(),
+                        "class that it gives the adversarial image when it computes in bfloat16",
+                        optional=True,
+                    ),
                 ]
             ),
         ),
         TableSchema(
             "evaluation",
-            ("dataset", "access"),
+            ("dataset", "split", "access"),
             pa.schema(
                 [
                     _CELL,
-                    _column("network", pa.string(), "key of the training cell"),
+                    _KEY,
                     _NAME,
                     _METHOD,
                     *_NETWORK,
@@ -152,8 +178,61 @@ SCHEMAS = {
                     _IMAGE,
                     _LABEL,
                     _column("prediction", pa.int32(), "class that the network gives"),
+                    _column("draws", pa.int32(), _DRAWS, optional=True),
                     # Of images made against this very network; of others they stand in table `attack`.
                     *_norms(optional=True),
+                ]
+            ),
+        ),
+        TableSchema(
+            "check",
+            ("dataset",),
+            pa.schema(
+                [
+                    _CELL,
+                    _KEY,
+                    _NAME,
+                    _METHOD,
+                    *_NETWORK,
+                    _column("check", pa.string(), "name of the check, see docs/checks.md"),
+                    _column("norm", pa.string(), "norm of the attacks that it rests on, else null"),
+                    _column("epsilon", pa.float64(), "their radius in [0, 1] units of a value, else null"),
+                    _column("statistic", pa.float64(), "what was measured; null where it cannot be"),
+                    _column("threshold", pa.float64(), "from where on it is a warning or a failure"),
+                    _column("verdict", pa.string(), "pass, warn, fail, or none: it could not be judged"),
+                    _column("images", pa.int32(), "test images that the statistic rests on"),
+                    _column("sentence", pa.string(), "the verdict in words"),
+                    _column("evidence", pa.list_(pa.int64()), "ids of images that show it, 20 at most"),
+                ]
+            ),
+        ),
+        TableSchema(
+            "certified",
+            ("dataset",),
+            pa.schema(
+                [
+                    _CELL,
+                    _KEY,
+                    _NAME,
+                    _METHOD,
+                    *_NETWORK,
+                    _column("noise_sd", pa.float64(), "standard deviation of the smoothing noise"),
+                    _column("selection_draws", pa.int32(), "draws that the class is chosen by (n0)"),
+                    _column("certification_draws", pa.int32(), "draws that its share is bounded by (n)"),
+                    _column("alpha", pa.float64(), "probability that a radius is too large, an image"),
+                    _IMAGE,
+                    _LABEL,
+                    _column("prediction", pa.int32(), "class of the smoothed network; -1: it abstains"),
+                    _column("top_count", pa.int64(), "of the certification draws, those of the chosen class"),
+                    _column("radius", pa.float64(), "certified l2 radius; 0 where it abstains"),
+                    _column(
+                        "attacked_l2",
+                        pa.float64(),
+                        "smallest l2 change found that fools the smoothed network; null where none was",
+                    ),
+                    _column(
+                        "attacked_draws", pa.int32(), "draws that this was judged by; null where not tried"
+                    ),
                 ]
             ),
         ),

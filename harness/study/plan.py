@@ -30,8 +30,9 @@ SPLITS = ("train", "test")
 class Plan:
     """A study's cells, by what they are for; all seeds one after the other.
 
-    ``white_box`` are attacks made on each network; what the base networks' attacks measured already is in
-    ``measured``. ``planned`` says what each evaluation is of, in the order of the tables.
+    ``tested``: all networks, once for each seed whose attacks they meet. ``white_box`` are attacks made on
+    each network; what the base networks' attacks measured already is in ``measured``. ``planned`` says what
+    each evaluation is of, in the order of the tables.
     """
 
     ground: Ground
@@ -40,6 +41,7 @@ class Plan:
     attacks: tuple[PlannedAttack, ...]
     defended: tuple[Network, ...]
     models: tuple[Network, ...]
+    tested: tuple[Network, ...]
     black_box: tuple[Evaluation, ...]
     white_box: tuple[PlannedAttack, ...]
     measured: tuple[Evaluation, ...]
@@ -79,7 +81,7 @@ def packages(study: Study) -> tuple[str, ...]:
     """The top-level packages from outside whose code a study names."""
     networks = (study.network, *study.models.values())
     named = [entry.package for entry in networks]
-    named += [entry.package for entry in study.attacks.values()]
+    named += [entry.package for entry in (*study.attacks.values(), *study.white_box.own.values())]
     named += [entry.package for entry in study.defenses.values()]
     return tuple(dict.fromkeys(package for package in named if package))
 
@@ -102,6 +104,7 @@ def plan(
     models = tuple(finished_model(ground, name) for name in study.models)
     attacks: list[PlannedAttack] = []
     defended: list[Network] = []
+    tested: list[Network] = []
     black_box: list[Evaluation] = []
     white_box: list[PlannedAttack] = []
     measured: list[Evaluation] = []
@@ -112,10 +115,11 @@ def plan(
         networks = [defended_network(ground, name, s, available) for name, s in study.networks()]
         attacks += mine
         defended += networks
-        tested = (base, *networks, *(replace(model, seed=base.seed) for model in models))
-        for network in tested:
+        met = (base, *networks, *(replace(model, seed=base.seed) for model in models))
+        tested += met
+        for network in met:
             black_box += black_box_of(ground, network, mine)
-        for network in in_white_box(study, tested):
+        for network in in_white_box(study, met):
             measured += measured_on(ground, network, mine)
             white_box += white_box_of(ground, network)
     return Plan(
@@ -125,6 +129,7 @@ def plan(
         tuple(attacks),
         tuple(defended),
         models,
+        tuple(tested),
         tuple(black_box),
         tuple(white_box),
         tuple(measured),

@@ -9,7 +9,7 @@ from typing import Any
 from harness.attacks.gradient_sign import Pgd
 from harness.results.cells import Cell
 from harness.settings import epsilon_text
-from harness.study.attacks import ATTACK_COLUMNS
+from harness.study.attacks import ATTACK_COLUMNS, members_of
 from harness.study.plan import Plan
 from harness.study.spec import CLEAN, Study
 from harness.study.trainings import Network
@@ -37,6 +37,7 @@ def about(
         "effectiveness_k": study.effectiveness_k,
         "protocol": study.protocol,
         "architecture": study.network.algorithm,
+        "networks": _networks(plan),
         "code": code,
         "earlier_code": [each for each in codes if each and each != code][:_KEPT_CODE],
         "rekeyed": [*earlier.get("rekeyed", []), *([dict(rekeyed)] if rekeyed else [])],
@@ -45,19 +46,37 @@ def about(
 
 def planned(plan: Plan) -> list[dict[str, Any]]:
     """The accuracies that a study is to measure, in order: the columns of their rows, and what is shown."""
-    evaluations = [(each.cell, each.network) for each in (*plan.black_box, *plan.measured)]
-    evaluations += [(cell, attack.network) for attack in plan.white_box for cell in attack.cells]
+    evaluations = [(each.cell, each.network, each.is_stage) for each in (*plan.black_box, *plan.measured)]
+    for attack in plan.white_box:
+        evaluations += [(cell, attack.network, attack.is_stage) for cell in attack.cells]
+    return [_planned(position, *each, plan.study) for position, each in enumerate(evaluations)]
+
+
+def _networks(plan: Plan) -> list[dict[str, Any]]:
+    """The networks that a study tests, in order, once for each seed; finished models have none themselves."""
     return [
-        _planned(position, cell, network, plan.study) for position, (cell, network) in enumerate(evaluations)
+        {
+            "position": position,
+            "role": network.role,
+            "name": network.name,
+            "method": network.method,
+            "title": network.title,
+            "seed": network.seed,
+            "key": network.cell.key,
+        }
+        for position, network in enumerate(plan.tested)
     ]
 
 
-def _planned(position: int, cell: Cell, network: Network, study: Study) -> dict[str, Any]:
+def _planned(position: int, cell: Cell, network: Network, is_stage: bool, study: Study) -> dict[str, Any]:
     columns = cell.columns
     names = ("name", "method", "settings", "k", "n", "training_attack", "training_epsilon", "seed")
     return {
         "position": position,
+        "split": cell.partition["split"],
         "access": cell.partition["access"],
+        "stage": is_stage,
+        "role": network.role,
         **{name: columns[name] for name in (*names, "attack", *ATTACK_COLUMNS)},
         "title": network.title,
         "attack_title": _attack_title(columns["attack"], columns["norm"], columns["epsilon"], study),
@@ -71,12 +90,17 @@ def _attack_title(name: str, norm: str | None, epsilon: float | None, study: Stu
     """
     if name == CLEAN:
         return "Clean"
-    attack = study.attacks.get(name)
-    title = name
-    if attack is None:
-        title = Pgd.title  # the white box's sweep
-    elif name == attack.method:
-        title = attack.title
+    title = _titles(study).get(name, Pgd.title)  # the white box's sweep
     if epsilon is None:
         return title
     return f"{title} {epsilon_text(epsilon)}" + ("" if norm == "linf" else f" ({norm})")
+
+
+def _titles(study: Study) -> dict[str, str]:
+    """What tables call the attacks of a study, and the stages of its worst cases."""
+    titles = {}
+    for name, attack in {**study.attacks, **study.white_box.own}.items():
+        title = attack.title if name == attack.method else name
+        for member in members_of(name, attack):
+            titles[member.attack] = f"{title}: {member.member}" if member.is_stage else title
+    return titles

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from harness.attacks.attack import Attack
 from harness.defenses.defense import Defense
@@ -13,6 +13,9 @@ from harness.networks.training import TrainingSettings
 from harness.results.cells import Cell
 from harness.study.spec import BASE, FINISHED, Study, network_name
 
+# What a network is in its study: f1, the paper's defense, one that it is compared with, one that shows what a
+# number is worth without the defense, or finished.
+Role = Literal["base", "defense", "baseline", "control", "model"]
 _SCHEDULING = {"workers", "threads"}  # settings of a training that change no number of it
 _PLAIN = ("k", "n", "training_attack", "training_epsilon")  # settings that have columns of their own
 
@@ -52,7 +55,7 @@ class Network:
     ``draws`` are the names under which its randomness is derived from ``seed``. ``base`` is the cell that
     the training starts from, None for a base network and a finished model; the other cells are there as
     ``needs`` says. A finished model is the same for every ``seed``, that of the attacks on it. ``entry``: the
-    name in the study, which all networks of a grid share.
+    name in the study, which all networks of a grid share; ``role``: what it is in the study.
     """
 
     cell: Cell
@@ -67,6 +70,7 @@ class Network:
     base: Cell | None = None
     images: Cell | None = None
     other_bases: tuple[Cell, ...] = ()
+    role: Role = "baseline"
 
     @property
     def method(self) -> str:
@@ -96,7 +100,7 @@ def base_network(ground: Ground, seed: int) -> Network:
     architecture = ground.study.network
     identity = _identity(ground, BASE, architecture, settings)
     cell = Cell("training", ground.partition(method=BASE), columns, identity, title=ground.title(BASE, seed))
-    return Network(cell, BASE, BASE, BASE, seed, architecture, settings, (BASE,))
+    return Network(cell, BASE, BASE, BASE, seed, architecture, settings, (BASE,), role="base")
 
 
 def finished_model(ground: Ground, name: str) -> Network:
@@ -109,7 +113,7 @@ def finished_model(ground: Ground, name: str) -> Network:
     columns = {"name": name, "settings": json.dumps(shown), **dict.fromkeys(_PLAIN), "seed": None}
     identity = _identity(ground, name, architecture, settings)
     cell = Cell("training", ground.partition(method=FINISHED), columns, identity, title=name)
-    return Network(cell, name, name, name, 0, architecture, settings, (FINISHED,))
+    return Network(cell, name, name, name, 0, architecture, settings, (FINISHED,), role="model")
 
 
 def defended_network(ground: Ground, entry: str, settings: Defense, available: Available) -> Network:
@@ -136,9 +140,20 @@ def defended_network(ground: Ground, entry: str, settings: Defense, available: A
         (base.cell, *bound, *([images] if images else []), *others),
         title=ground.title(title, base.seed),
     )
-    draws = settings.draws(ground.study.neighbours)
     return Network(
-        cell, entry, name, title, base.seed, architecture, settings, draws, needs, base.cell, images, others
+        cell,
+        entry,
+        name,
+        title,
+        base.seed,
+        architecture,
+        settings,
+        settings.draws(ground.study.neighbours),
+        needs,
+        base.cell,
+        images,
+        others,
+        "defense" if settings.step == "defense" else "baseline",
     )
 
 

@@ -170,8 +170,8 @@ def test_norms_are_those_of_the_perturbation() -> None:
     adversarial = images.clone()
     adversarial[1, 0, 0] = torch.tensor([0.75, 0.0])
     measured = norms(images, adversarial)
-    assert list(measured) == ["l0", "mean_l1", "l2", "linf"]
-    assert [value.dtype.name for value in measured.values()] == ["int32", "float64", "float64", "float64"]
+    assert list(measured) == ["l0", "mean_l1", "l1", "l2", "linf"]
+    assert [value.dtype.name for value in measured.values()] == ["int32", *["float64"] * 4]
     assert measured["l0"].tolist() == [0, 2]
     assert measured["mean_l1"].tolist() == [0, 0.75 / 4]
     np.testing.assert_allclose(measured["l2"], [0, (0.25**2 + 0.5**2) ** 0.5])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.results.cells import Cell
+from harness.results.records import SCHEMA_VERSION
 from harness.results.store import Store
 from harness.settings import epsilon_text
 
@@ -29,6 +30,10 @@ class Network:
     @property
     def title(self) -> str:
         return self.name.replace("_", " ")
+
+    @property
+    def role(self) -> str:
+        return {"base": "base", "imperceptible_bound": "defense"}.get(self.method, "baseline")
 
     def columns(self, seed: int) -> dict[str, Any]:
         names = ("name", "settings", "k", "n", "training_attack", "training_epsilon")
@@ -144,9 +149,10 @@ class Study:
             "effectiveness_k": 2.0,
             "protocol": "prediction",
             "architecture": "convnet",
+            "networks": self._networks(),
         }
         return {
-            "schema_version": 4,
+            "schema_version": SCHEMA_VERSION,
             "study": {"settings": "of some version or other"},
             "about": about,
             "cells": [
@@ -163,6 +169,21 @@ class Study:
                 _planned(position, *evaluation) for position, evaluation in enumerate(self.evaluations())
             ],
         }
+
+    def _networks(self) -> list[dict[str, Any]]:
+        named = [(seed, network) for seed in self.seeds for network in self.networks]
+        return [
+            {
+                "position": position,
+                "role": network.role,
+                "name": network.name,
+                "method": network.method,
+                "title": network.title,
+                "seed": seed,
+                "key": self._training(network, seed).key,
+            }
+            for position, (seed, network) in enumerate(named)
+        ]
 
     def _attack(self, seed: int, split: str, attack: Attack) -> Cell:
         partition = {"dataset": self.dataset, "split": split, "attack": attack.name}
@@ -184,14 +205,20 @@ class Study:
             "source": {"clean": None, "black_box": "base", "white_box": network.name}[access],
         }
         return Cell(
-            "evaluation", {"dataset": self.dataset, "access": access}, columns, {"images": self.test_images}
+            "evaluation",
+            {"dataset": self.dataset, "split": "test", "access": access},
+            columns,
+            {"images": self.test_images},
         )
 
 
 def _planned(position: int, network: Network, attack: Attack, seed: int, cell: Cell) -> dict[str, Any]:
     return {
         "position": position,
+        "split": "test",
         "access": cell.partition["access"],
+        "stage": False,
+        "role": network.role,
         "method": network.method,
         **network.columns(seed),
         "title": network.title,
@@ -249,7 +276,7 @@ def bound_rows(draw: int) -> dict[str, Any]:
 
 def attack_rows(draw: int) -> dict[str, Any]:
     rng = np.random.default_rng(draw)
-    norms = {name: np.zeros(IMAGES) for name in ("l0", "l2", "linf", "attack_s")}
+    norms = {name: np.zeros(IMAGES) for name in ("l0", "l1", "l2", "linf", "attack_s")}
     fooled = rng.integers(0, 2, IMAGES).astype(np.int32)
     return {
         "image_id": np.arange(IMAGES),

@@ -117,7 +117,12 @@ def test_views_compile_without_a_file(store):
     with connect(store) as connection:
         views = connection.execute("select view_name from duckdb_views() where not internal").fetchall()
         assert all(query(connection, f"from {view}").num_rows == 0 for (view,) in views)
-        assert query(connection, "from evaluation").column_names[:3] == ["study", "dataset", "access"]
+        assert query(connection, "from evaluation").column_names[:4] == [
+            "study",
+            "dataset",
+            "split",
+            "access",
+        ]
     fill(store, Study(), lambda cell: cell.table == "bound")
     with connect(store) as connection:
         assert query(connection, "from evaluation").num_rows == 0
@@ -181,14 +186,14 @@ def test_damaged_file(store):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "record of study 'small' is of version 2, .* reads version 4: run it again"),
+        ({"schema_version": 2}, "record of study 'small' is of version 2, .* reads version 5: run it again"),
         ({"schema_version": None}, "record of study 'small' is of an earlier version"),
         ({"about": None}, "record of study 'small' lacks something"),
         (
             {"about": {"dataset": "digits"}},
             "record of study 'small' lacks something .*'title'.*: run it again",
         ),
-        ({"planned": [{"position": 0}]}, "record of study 'small' lacks something .*'access'"),
+        ({"planned": [{"position": 0}]}, "record of study 'small' lacks something .*'split'"),
         ({"planned": 3}, "record of study 'small' lacks something"),
     ],
 )

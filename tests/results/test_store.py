@@ -205,7 +205,7 @@ def test_a_study_of_another_version_is_refused(store):
     """Records of version 2 had no version."""
     (store.root / "studies").mkdir()
     (store.root / "studies" / "x.json").write_text('{"study": {}, "cells": []}')
-    with pytest.raises(HarnessError, match="'x' is of an earlier version, this harness reads version 4: run"):
+    with pytest.raises(HarnessError, match="'x' is of an earlier version, this harness reads version 5: run"):
         store.studies()
 
 
