@@ -11,8 +11,9 @@ from scipy.optimize import linprog, minimize
 from torch import Tensor
 
 from harness.attacks import norms, perturb
+from harness.attacks.autoattack.ball import PNorm
 from harness.attacks.autoattack.fast_adaptive_boundary import FabT
-from harness.attacks.autoattack.projections import PNorm, onto_hyperplane
+from harness.attacks.autoattack.projections import onto_hyperplane
 from harness.settings import Mistakes, validated
 
 every_norm = pytest.mark.parametrize("norm", get_args(PNorm))
@@ -167,7 +168,7 @@ def test_more_targets_than_there_are_classes_are_all_others() -> None:
 
 def test_settings_say_what_is_wrong() -> None:
     for expected, changes in [
-        ("epsilon: of linf should be at most 1, got 1.5", {"epsilon": [1.5]}),
+        (r"epsilon: should be at most 1 in linf, as values are in \[0, 1\], got 1.5", {"epsilon": [1.5]}),
         ("epsilon: should name nothing twice", {"epsilon": [0.1, 0.1]}),
         ("norm: 'l0' is not possible", {"norm": "l0"}),
         ("steps: should be greater than or equal to 1, got 0", {"steps": 0}),

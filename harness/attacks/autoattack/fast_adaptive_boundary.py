@@ -1,36 +1,32 @@
 """Targeted FAB: steps to where the boundary seems to be, drawn back towards the image."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from harness import seeds
 from harness.attacks.attack import Attack, Gradients
-from harness.attacks.autoattack.projections import PNorm, onto_hyperplane
+from harness.attacks.autoattack.ball import Ball
+from harness.attacks.autoattack.projections import onto_hyperplane
 from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits, may_leave
-from harness.settings import Count, Mistakes, Radius, distinct
+from harness.settings import Count
 
 _ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
 
 
-class FabT(Attack):
+class FabT(Ball, Attack):
     """Targeted fast adaptive boundary attack: Croce and Hein 2020, as AutoAttack runs it.
 
     It looks for the smallest change, towards one other class after the other, and ends at an image where it
     finds one within ``epsilon``. Images without one, and those that have left their label, stay as they are.
     """
 
-    model_config = ConfigDict(serialize_by_alias=True)
-
     title: ClassVar[str] = "FAB-T"
     revision: ClassVar[int] = 0
 
     method: Literal["fab_t"]
-    epsilon: Annotated[tuple[Radius, ...], Field(min_length=1), AfterValidator(distinct)]
-    # ``norm`` is what comes of it: a name of its own here, but not in a study.
-    told_norm: PNorm = Field("linf", alias="norm", description="norm that is made small")
     steps: Count = Field(100, description="of each start")
     targets: Count = Field(9, description="classes aimed at, the likeliest first; at most all others")
     restarts: Count = Field(1, description="starts towards each class: the image, then points near it")
@@ -38,17 +34,6 @@ class FabT(Attack):
     eta: Annotated[float, Field(ge=1)] = Field(1.05, description="overshoot over the boundary")
     beta: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="share kept of a change that fools")
     gradients: Gradients = "float32"
-
-    @model_validator(mode="after")
-    def _no_radius_beyond_the_box(self) -> Self:
-        if self.norm == "linf" and max(self.epsilon) > 1:
-            raise Mistakes([("epsilon", f"of linf should be at most 1, got {max(self.epsilon)}")])
-        return self
-
-    @property
-    def norm(self) -> PNorm:
-        """See ``Attack``."""
-        return self.told_norm
 
     def cost(self, classes: int, values: int) -> float:
         """A gradient and half as much again, to decide, each step of each start: as if none were fooled."""

@@ -1,11 +1,9 @@
 """Smallest changes that bring images onto a hyperplane and leave every value in [0, 1]."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-PNorm = Literal["linf", "l2", "l1"]
+from harness.attacks.autoattack.ball import PNorm
 
 
 def onto_hyperplane(norm: PNorm, points: Tensor, normals: Tensor, values: Tensor) -> Tensor:
