@@ -1,4 +1,4 @@
-"""Square: random squares, kept where they lower the margin. Needs no gradients, only the network's answers."""
+"""Square: random squares, kept where they lower the margin; it asks for logits alone, no gradients."""
 
 import math
 from bisect import bisect_left
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness import seeds
 from harness.attacks.attack import Attack, Norm
 from harness.attacks.autoattack.squares import Squares
-from harness.attacks.batch import logits, margin, may_leave
+from harness.attacks.batch import State, logits, margin, may_leave
 from harness.settings import Count, Mistakes, Radius, distinct
 
 _Finite = Annotated[Radius, Field(allow_inf_nan=False)]
@@ -66,127 +66,127 @@ class Square(Attack):
         those that no search fooled, and the last one's image is returned. Networks that draw make all
         queries of all restarts.
         """
-        with torch.no_grad():
-            return [
-                self._moved(network, images, labels, ids, seed, batch_size, epsilon)
-                for epsilon in self.epsilon
-            ]
+        results = []
+        for epsilon in self.epsilon:
+            search, moved = _Search(network, Squares(self.ball, epsilon), batch_size), images.clone()
+            going = torch.arange(len(images), device=images.device)
+            for restart in range(self.restarts):
+                _, fooled = search.judge(moved[going], labels[going])
+                going = going[search.goes_on(fooled)]
+                if len(going):
+                    state = {"position": going, "clean": images[going], "label": labels[going]}
+                    self._run(search, state | {"id": ids[going]}, moved, seed, restart)
+            results.append(moved)
+        return results
 
-    def _moved(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        ids: Tensor,
-        seed: int,
-        batch_size: int,
-        epsilon: float,
-    ) -> Tensor:
-        """The images for one radius."""
-        squares, moved = Squares(self.ball, epsilon), images.clone()
-        search = _Search.of(network, squares, images, images, labels, batch_size)
-        going = search.going()
-        for restart in range(self.restarts):
-            if not len(going):
-                break
-            first = restart * (self.queries + 1)  # the start's draw, then one a query
-            clean, label, names = images[going], labels[going], ids[going]
-            drawn = seeds.uniform(seed, names, torch.full_like(names, first), squares.start_words(clean))
-            start = squares.start(clean, drawn)
-            search = _Search.of(network, squares, clean, start, label, batch_size)
-            for side, queries in self._schedule(clean.shape[2], clean.shape[3]):
-                draws = torch.arange(queries.start, queries.stop, device=ids.device) + first + 1
-                search.climb(side, _drawn(seed, names, draws, squares.words(clean)))
-            moved[going] = search.best
-            going = going[search.going()]
-        return moved
+    def _run(self, search: "_Search", state: State, moved: Tensor, seed: int, restart: int) -> None:
+        """One search of every image of the state, whose best goes to its ``position`` in ``moved``."""
+        squares, draw = search.squares, restart * (self.queries + 1)  # the start's, then one a query
+        state = search.begun(state, _words(seed, state["id"], [draw], squares.start_words(moved))[:, 0])
+        moved[state["position"]] = state["best"]
+        for side, group in groupby(range(self.queries), lambda query: self._side(query, *moved.shape[2:])):
+            state["known"] = state["fooled"].new_zeros(len(state["id"]), squares.count(moved, side))
+            for queries in _parts(list(group), _DRAWN):
+                going = search.goes_on(state["fooled"])
+                state = {name: value[going] for name, value in state.items()}
+                if not len(state["id"]):
+                    return
+                draws = [draw + 1 + query for query in queries]
+                search.climb(state, _words(seed, state["id"], draws, squares.words(moved)), side)
+                moved[state["position"]] = state["best"]
 
-    def _schedule(self, height: int, width: int) -> Iterator[tuple[int, range]]:
-        """The squares' side, for at most 64 queries each: their share of the image halves nine times."""
-        smallest = 1 if self.ball == "linf" else 3
-
-        def side(query: int) -> int:
-            halvings = bisect_left(_HALVED_AFTER, int(query / self.queries * 10_000))
-            length = max(round(math.sqrt(self.p_init / 2**halvings * height * width)), smallest)
-            # Odd in l2 and l1: their squares have two unequal halves, and a middle.
-            length += self.ball != "linf" and length % 2 == 0
-            return min(length, height, width)
-
-        for length, group in groupby(range(self.queries), side):
-            queries = list(group)
-            for begin in range(queries[0], queries[-1] + 1, _DRAWN):
-                yield length, range(begin, min(begin + _DRAWN, queries[-1] + 1))
+    def _side(self, query: int, height: int, width: int) -> int:
+        """The side of a query's square: its share of the image halves nine times."""
+        halvings = bisect_left(_HALVED_AFTER, int(query / self.queries * 10_000))
+        side = round(math.sqrt(self.p_init / 2**halvings * height * width))
+        # Odd in l2 and l1: the square has two unequal halves, and a middle.
+        side = max(side, 1) if self.ball == "linf" else max(side, 3) // 2 * 2 + 1
+        return min(side, height, width)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Search:
-    """A search under way: for each image the best so far, its margin, and whether it fools the network."""
+    """How images are searched.
+
+    Their state, a row an image: ``clean`` and ``best`` [B, C, H, W], the best's ``margin`` and whether it is
+    ``fooled``, its ``label``, and the squares ``known`` to be no better, bool [B, squares].
+    """
 
     network: nn.Module
     squares: Squares
     batch_size: int
-    clean: Tensor  # [B, C, H, W], as ``best``
-    labels: Tensor  # [B], as what follows
-    best: Tensor
-    margins: Tensor
-    fooled: Tensor
 
-    @classmethod
-    def of(
-        cls,
-        network: nn.Module,
-        squares: Squares,
-        clean: Tensor,
-        start: Tensor,
-        labels: Tensor,
-        batch_size: int,
-    ) -> Self:
-        """A search that begins at ``start``."""
-        outputs = logits(network, start, batch_size)
-        fooled = outputs.argmax(1) != labels
-        return cls(network, squares, batch_size, clean, labels, start, margin(outputs, labels), fooled)
+    def judge(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The margins [B], and whether the images fool the network, bool [B]."""
+        outputs = logits(self.network, images, self.batch_size)
+        return margin(outputs, labels), outputs.argmax(1) != labels
 
-    def is_going(self) -> Tensor:
-        """Which images have squares to try, bool [B]."""
-        return ~self.fooled if may_leave(self.network) else torch.ones_like(self.fooled)
+    def goes_on(self, fooled: Tensor) -> Tensor:
+        """Which images are searched on, bool [B]."""
+        return ~fooled if may_leave(self.network) else torch.ones_like(fooled)
 
-    def going(self) -> Tensor:
-        """Their rows."""
-        return self.is_going().nonzero()[:, 0]
+    def begun(self, state: State, words: Tensor) -> State:
+        """The state with the start that the words [B, words] are."""
+        best = self.squares.start(state["clean"], words)
+        margins, fooled = self.judge(best, state["label"])
+        return state | {"best": best, "margin": margins, "fooled": fooled}
 
-    def climb(self, side: int, words: Tensor) -> None:
+    def climb(self, state: State, words: Tensor, side: int) -> None:
         """Try the squares of ``words`` [B, queries, words] one after another, each on the best so far.
 
         As few squares are better, an image's next ones are tried at once where there is room in the batch;
-        those after the first that is better are tried again, on it. A square that changes nothing has the
-        margin that is known and isn't tried. Neither changes what is found.
+        those after the first that is better are tried again, on it. What is known of the best so far isn't
+        asked again. Neither changes what is found.
         """
-        count = words.shape[1]
-        tried = torch.zeros_like(self.labels)
-        while len(rows := (self.is_going() & (tried < count)).nonzero()[:, 0]):
-            ahead = max(1, self.batch_size // len(rows))
-            query = tried[rows, None] + torch.arange(ahead, device=rows.device)
-            row, column = (query < count).nonzero(as_tuple=True)
-            image = rows[row]
-            best = self.best[image]
-            trial = self.squares.proposal(self.clean[image], best, words[image, query[row, column]], side)
-            changed = (trial != best).flatten(1).any(1).nonzero()[:, 0]
-            first = torch.full_like(rows, ahead)  # the first square that is better
-            if len(changed):
-                row, column, image, trial = row[changed], column[changed], image[changed], trial[changed]
-                outputs = logits(self.network, trial, self.batch_size)
-                margins, fooled = margin(outputs, self.labels[image]), outputs.argmax(1) != self.labels[image]
-                better = fooled | (margins < self.margins[image])
-                first.scatter_reduce_(0, row[better], column[better], "amin")
-                kept = (better & (column == first[row])).nonzero()[:, 0]
-                self.best[image[kept]] = trial[kept]
-                self.margins[image[kept]] = margins[kept]
-                self.fooled[image[kept]] = fooled[kept]
-            tried[rows] += (first + 1).clamp(max=ahead)
+        known, count = state["known"], words.shape[1]
+        number = self.squares.number(state["clean"], words, side) if known.shape[1] else None
+        query = torch.arange(count, device=words.device)
+        tried = torch.zeros_like(state["label"])
+        while True:
+            ahead = self.goes_on(state["fooled"])[:, None] & (query >= tried[:, None])
+            if number is not None:
+                ahead &= ~known.gather(1, number)
+            room = self.batch_size // max(1, int(ahead.any(1).sum()))
+            image, column = (ahead & (ahead.cumsum(1) <= max(1, room))).nonzero(as_tuple=True)
+            if not len(image):
+                return
+            first = self._try(state, words, side, image, column)
+            improved = first < count
+            tried.scatter_reduce_(0, image, column + 1, "amax")
+            tried = torch.where(improved, first + 1, tried)
+            if number is not None:
+                known[image, number[image, column]] = True
+                known[improved] = False
+
+    def _try(self, state: State, words: Tensor, side: int, image: Tensor, column: Tensor) -> Tensor:
+        """Queries, by image and column: of each image the first that is better is kept, and returned [B].
+
+        Where none is better, the number of queries is.
+        """
+        best, label = state["best"][image], state["label"][image]
+        trial = self.squares.proposal(state["clean"][image], best, words[image, column], side)
+        first = torch.full_like(state["label"], words.shape[1])
+        changed = (trial != best).flatten(1).any(1).nonzero()[:, 0]
+        if not len(changed):
+            return first
+        image, column, trial = image[changed], column[changed], trial[changed]
+        margins, fooled = self.judge(trial, label[changed])
+        better = fooled | (margins < state["margin"][image])
+        first.scatter_reduce_(0, image[better], column[better], "amin")
+        kept = better & (column == first[image])
+        for name, value in (("best", trial), ("margin", margins), ("fooled", fooled)):
+            state[name][image[kept]] = value[kept]
+        return first
 
 
-def _drawn(seed: int, ids: Tensor, draws: Tensor, size: int) -> Tensor:
+def _parts(queries: list[int], size: int) -> Iterator[list[int]]:
+    """At most ``size`` at once."""
+    for begin in range(0, len(queries), size):
+        yield queries[begin : begin + size]
+
+
+def _words(seed: int, ids: Tensor, draws: list[int], size: int) -> Tensor:
     """Uniform words of every image and draw, [B, draws, size]."""
     count = len(draws)
-    each = seeds.uniform(seed, ids.repeat_interleave(count), draws.repeat(len(ids)), size)
-    return each.view(len(ids), count, size)
+    draw = torch.tensor(draws, device=ids.device).repeat(len(ids))
+    return seeds.uniform(seed, ids.repeat_interleave(count), draw, size).view(len(ids), count, size)

@@ -13,6 +13,7 @@ from harness.attacks.ball import each, nearest, size
 from harness.settings import Norm
 
 _TINY = 1e-12
+_MANY = 2**14  # different squares
 _TILES = 5  # along each side of the start in l2 and l1
 _POWER = {"l2": 2, "l1": 4}  # by which a bump falls from its middle
 
@@ -53,6 +54,20 @@ class Squares:
             count, channels, rows * tile, columns * tile
         )
         return self._on_sphere(clean, change)
+
+    def count(self, images: Tensor, side: int) -> int:
+        """How many different squares there are; 0 where that is no small number."""
+        channels, height, width = images.shape[1:]
+        count = (height - side + 1) * (width - side + 1) * 2**channels
+        return count if self.norm == "linf" and count <= _MANY else 0
+
+    def number(self, images: Tensor, words: Tensor, side: int) -> Tensor:
+        """Which of the ``count`` squares those of words [B, queries, words] are, [B, queries]."""
+        height, width = images.shape[2:]
+        top, left = _offsets(words, height - side, width - side)
+        up = words[..., 2:] > 0.5
+        bits = 2 ** torch.arange(up.shape[-1], device=words.device)
+        return (top * (width - side + 1) + left) * 2 ** len(bits) + (up * bits).sum(-1)
 
     def proposal(self, clean: Tensor, best: Tensor, words: Tensor, side: int) -> Tensor:
         """The best images so far, each with one more square of so many values a side, [B, C, H, W]."""
@@ -111,10 +126,15 @@ def _signs(words: Tensor) -> Tensor:
 def _cells(images: Tensor, words: Tensor, side: int) -> Tensor:
     """The square's places in a channel of H x W, [B, C, side x side]; every offset is as likely."""
     channels, height, width = images.shape[1:]
-    top, left = (words[:, 0] * (height - side + 1)).long(), (words[:, 1] * (width - side + 1)).long()
+    top, left = _offsets(words, height - side, width - side)
     line = torch.arange(side, device=images.device)
     square = (line[:, None] * width + line).flatten()
     return ((top * width + left)[:, None] + square)[:, None].expand(-1, channels, -1)
+
+
+def _offsets(words: Tensor, last_top: int, last_left: int) -> tuple[Tensor, Tensor]:
+    """From words [..., 2 or more], each as likely."""
+    return (words[..., 0] * (last_top + 1)).long(), (words[..., 1] * (last_left + 1)).long()
 
 
 def _normalised(values: Tensor, order: int) -> Tensor:
