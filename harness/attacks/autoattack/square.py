@@ -171,7 +171,9 @@ class _Search:
             return first
         image, column, trial = image[changed], column[changed], trial[changed]
         margins, fooled = self.judge(trial, label[changed])
-        better = fooled | (margins < state["margin"][image])
+        better = margins < state["margin"][image]
+        if may_leave(self.network):
+            better |= fooled  # two largest logits, the first of them another class's, have a margin of 0
         first.scatter_reduce_(0, image[better], column[better], "amin")
         kept = better & (column == first[image])
         for name, value in (("best", trial), ("margin", margins), ("fooled", fooled)):
