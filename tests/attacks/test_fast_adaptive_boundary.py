@@ -11,9 +11,9 @@ from scipy.optimize import linprog, minimize
 from torch import Tensor
 
 from harness.attacks import norms, perturb
-from harness.attacks.autoattack.ball import PNorm
 from harness.attacks.autoattack.fast_adaptive_boundary import FabT
 from harness.attacks.autoattack.projections import onto_hyperplane
+from harness.attacks.autoattack.radii import PNorm
 from harness.settings import Mistakes, validated
 
 every_norm = pytest.mark.parametrize("norm", get_args(PNorm))

@@ -1,1 +1,1 @@
-"""The attacks of AutoAttack (Croce and Hein 2020), and their worst case for each image."""
+"""The attacks whose worst case is AutoAttack's (Croce & Hein 2020), a file each."""

@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 from harness import seeds
 from harness.attacks.attack import Attack, Gradients
-from harness.attacks.autoattack.ball import Ball
 from harness.attacks.autoattack.projections import onto_hyperplane
+from harness.attacks.autoattack.radii import Radii
+from harness.attacks.ball import each, size
 from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits, may_leave
 from harness.settings import Count
 
-_ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
 
-
-class FabT(Ball, Attack):
+class FabT(Radii, Attack):
     """Targeted fast adaptive boundary attack: Croce and Hein 2020, as AutoAttack runs it.
 
     It looks for the smallest change, towards one other class after the other, and ends at an image where it
@@ -80,11 +79,11 @@ class FabT(Ball, Attack):
             with torch.no_grad():
                 x = self._moved(state["x"], clean, value, gradient)
                 fooled = network(x).argmax(1) != label
-                distance = self._lengths(x - clean)
+                distance = size(x - clean, self.norm)
                 nearer = fooled & (distance <= epsilon) & (distance < state["distance"])
-                best = torch.where(_each(nearer), x, state["best"])
+                best = torch.where(each(nearer), x, state["best"])
                 distance = torch.where(nearer, distance, state["distance"])
-                x = torch.where(_each(fooled), clean + self.beta * (x - clean), x)
+                x = torch.where(each(fooled), clean + self.beta * (x - clean), x)
 
                 steps = state["steps"] + 1
                 ends = steps == self.steps
@@ -112,8 +111,8 @@ class FabT(Ball, Attack):
         )
         from_x, from_image = changes.view(2, *x.shape)
         # Where neither moves, halfway.
-        far, near = self._lengths(changes).clamp(min=1e-8).view(2, -1)
-        alpha = _each((far / (far + near)).clamp(max=self.alpha_max))
+        far, near = size(changes, self.norm).clamp(min=1e-8).view(2, -1)
+        alpha = each((far / (far + near)).clamp(max=self.alpha_max))
         moved = (1 - alpha) * (x + self.eta * from_x) + alpha * (clean + self.eta * from_image)
         return moved.clamp(0, 1)
 
@@ -125,13 +124,9 @@ class FabT(Ball, Attack):
             drawn = 2 * seeds.uniform(seed, ids, start, clean[0].numel()) - 1
         else:
             drawn = seeds.normal(seed, ids, start, clean[0].numel())
-        change = epsilon / 2 * drawn / self._lengths(drawn)[:, None]
+        change = epsilon / 2 * drawn / size(drawn, self.norm)[:, None]
         again = (clean + change.view_as(clean)).clamp(0, 1)
-        return torch.where(_each(start % self.restarts == 0), clean, again)
-
-    def _lengths(self, changes: Tensor) -> Tensor:
-        """Of each change in the norm, [B]."""
-        return torch.linalg.vector_norm(changes.flatten(1), ord=_ORDERS[self.norm], dim=1)
+        return torch.where(each(start % self.restarts == 0), clean, again)
 
 
 def _lead(network: nn.Module, images: Tensor, label: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,8 +135,3 @@ def _lead(network: nn.Module, images: Tensor, label: Tensor, target: Tensor) -> 
     outputs = network(x)
     lead = (outputs.gather(1, target) - outputs.gather(1, label))[:, 0]
     return lead.detach(), input_gradient(lead.sum(), x)
-
-
-def _each(values: Tensor) -> Tensor:
-    """[B] to [B, 1, 1, 1]."""
-    return values[:, None, None, None]

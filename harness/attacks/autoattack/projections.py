@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from harness.attacks.autoattack.ball import PNorm
+from harness.attacks.autoattack.radii import PNorm
 
 
 def onto_hyperplane(norm: PNorm, points: Tensor, normals: Tensor, values: Tensor) -> Tensor:

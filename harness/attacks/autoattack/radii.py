@@ -1,4 +1,4 @@
-"""The ball that an attack looks in: its norm and its radii."""
+"""The norm of an attack's ball, and its radii: settings."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,7 +10,7 @@ PNorm = Literal["linf", "l2", "l1"]
 _Radius = Annotated[Radius, Field(allow_inf_nan=False)]
 
 
-class Ball(Settings):
+class Radii(Settings):
     """Settings ``norm`` and ``epsilon``, the radii in it, of an attack on the whole ball."""
 
     model_config = ConfigDict(serialize_by_alias=True)
