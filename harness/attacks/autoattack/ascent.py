@@ -45,7 +45,7 @@ class Search:
     batch_size: int
 
     def run(self, images: State, epsilon: float) -> Tensor:
-        """Images [B, C, H, W] within epsilon of the ``clean`` ones, which stand beside ``label`` and ``id``."""
+        """Images [B, C, H, W] within epsilon of the ``clean`` ones, beside which are ``label`` and ``id``."""
         clean, label = images["clean"], images["label"]
         outputs = logits(self.network, clean, self.batch_size)
         going = torch.arange(len(label), device=label.device)
