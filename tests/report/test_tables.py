@@ -52,14 +52,34 @@ def test_layouts(full):
     assert [line[0] for line in found["table3"].rows] == ["FGSM 2/255", "FGSM 0.3", "DeepFool"]
     assert found["table5"].header == ("attack", "n", "base", "k=1", "k=2.5")
     assert found["table5"].rows[:3] == [
-        ("Clean", "10", "90.0 [59.6, 98.2] (83.91)", "80.0 [49.0, 94.3] (87.52)", "90.0 [59.6, 98.2] (87.27)"),
+        (
+            "Clean",
+            "10",
+            "90.0 [59.6, 98.2] (83.91)",
+            "80.0 [49.0, 94.3] (87.52)",
+            "90.0 [59.6, 98.2] (87.27)",
+        ),
         ("", "20", "", "80.0 [49.0, 94.3] (88.41)", "90.0 [59.6, 98.2] (88.64)"),
-        ("FGSM 2/255", "10", "30.0 [10.8, 60.3] (55.91)", "40.0 [16.8, 68.7] (81.32)*", "50.0 [23.7, 76.3] (80.35)*"),
+        (
+            "FGSM 2/255",
+            "10",
+            "30.0 [10.8, 60.3] (55.91)",
+            "40.0 [16.8, 68.7] (81.32)*",
+            "50.0 [23.7, 76.3] (80.35)*",
+        ),
     ]
-    assert found["table5"].rows[4][:2] == ("FGSM 0.3", "10") and found["table5"].rows[4][2] == "30.0 [10.8, 60.3]"
+    assert (
+        found["table5"].rows[4][:2] == ("FGSM 0.3", "10")
+        and found["table5"].rows[4][2] == "30.0 [10.8, 60.3]"
+    )
     assert found["table7"].title == "Table VII: adversarial training, cifar10"
     assert found["table7"].rows == [
-        ("adversarial images fgsm 2/255", "100.0 [72.2, 100.0]", "40.0 [16.8, 68.7] (82.54)*", "30.0 [10.8, 60.3] (83.06)*"),
+        (
+            "adversarial images fgsm 2/255",
+            "100.0 [72.2, 100.0]",
+            "40.0 [16.8, 68.7] (82.54)*",
+            "30.0 [10.8, 60.3] (83.06)*",
+        ),
         (
             "imperceptible bound k=2.5 n=10, strongest on test images",
             "90.0 [59.6, 98.2]",
@@ -132,7 +152,11 @@ def test_two_defenses_of_one_method_have_a_grid_each(store):
     assert other.title == "Table V: black box, with redraw, cifar10"
     assert other.header == ("attack", "n", "base", "k=1", "k=3")
     assert [line[0] for line in other.rows] == ["Clean", "FGSM 2/255", "FGSM 0.3", "DeepFool"]
-    assert other.rows[0][2:] == ("90.0 [59.6, 98.2] (83.91)", "80.0 [49.0, 94.3] (87.52)", "90.0 [59.6, 98.2] (86.58)")
+    assert other.rows[0][2:] == (
+        "90.0 [59.6, 98.2] (83.91)",
+        "80.0 [49.0, 94.3] (87.52)",
+        "90.0 [59.6, 98.2] (86.58)",
+    )
     assert lines == [
         "imperceptible bound k=2.5 n=10, strongest on test images",
         "with redraw k=3 n=10, strongest on test images",
@@ -177,16 +201,31 @@ def test_mean_and_spread(seeded):
         *("table2", "table3", "table5", "table7", "white_box", "ranking", "bound_test", "seeds")
     ]
     assert found["table5"].rows[:2] == [
-        ("Clean", "10", "85.0 2 of 3 seeds (83.91)", "80.0 [33.5, 100.0] (87.52)", "90.0 [43.5, 100.0] (87.27)"),
-        ("FGSM 2/255", "10", "76.7 [38.7, 100.0] (55.91)", "76.7 [76.7, 76.7] (81.32)", "76.7 [76.7, 76.7] (80.35)"),
+        (
+            "Clean",
+            "10",
+            "85.0 2 of 3 seeds (83.91)",
+            "80.0 [33.5, 100.0] (87.52)",
+            "90.0 [43.5, 100.0] (87.27)",
+        ),
+        (
+            "FGSM 2/255",
+            "10",
+            "76.7 [38.7, 100.0] (55.91)",
+            "76.7 [76.7, 76.7] (81.32)",
+            "76.7 [76.7, 76.7] (80.35)",
+        ),
     ]
     note = found["table5"].note
-    # The grid: 100, 70, 70 and 80, 90, 100. What both means leave is 15, -5, -10 and its negative, with 2 degrees of
-    # freedom: s = 18.71, t = 4.303.
+    # The grid: 100, 70, 70 and 80, 90, 100. What both means leave is 15, -5, -10 and its negative, with 2
+    # degrees of freedom: s = 18.71, t = 4.303.
     assert "mean over 3 seeds [95 % t interval]" in note
     assert "differ by less than 0.0 (FGSM 2/255) to 65.7 points (Clean) are tied" in note
     assert "* where every seed differs from it at 95 %, to the same side: 0 of 9" in note
-    assert found["table7"].rows[0][:2] == ("imperceptible bound, strongest on test images", "96.7 [50.2, 100.0]")
+    assert found["table7"].rows[0][:2] == (
+        "imperceptible bound, strongest on test images",
+        "96.7 [50.2, 100.0]",
+    )
     assert [line[0] for line in found["white_box"].rows] == [
         "base",
         GRID[0].title,

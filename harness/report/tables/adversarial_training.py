@@ -1,5 +1,6 @@
 """Table VII: adversarial training, and any other network, beside the bound's defense."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
 
 from harness.report.recorded import Row
@@ -16,18 +17,20 @@ from harness.report.tables.table import (
     with_holes_counted,
 )
 
+_NARROW = 4  # so many columns have room for intervals beside the numbers
+_TITLE_WIDTH = 20
 Attacked = tuple[str, float | None]  # name and epsilon of an attack
 
 _VALIDATED = "imperceptible_bound_validated"
 # Below all others, in this order; see view `choice`.
 _CHOICES = (_VALIDATED, "imperceptible_bound", "imperceptible_bound_best")
 _ON_VALIDATION = (
-    " Of the imperceptible bound's networks: the one of highest mean accuracy, clean and attacked, on validation "
-    "images, which no training and no number here uses."
+    " Of the imperceptible bound's networks: the one of highest mean accuracy, clean and attacked, on "
+    "validation images, which no training and no number here uses."
 )
 _ON_TEST = (
-    " Chosen on test images, on which their own numbers are measured: of the imperceptible bound's networks the "
-    "one of highest clean accuracy, in each seed; and, as in the paper, the best one for each attack."
+    " Chosen on test images, on which their own numbers are measured: of the imperceptible bound's networks "
+    "the one of highest clean accuracy, in each seed; and, as in the paper, the best one for each attack."
 )
 
 
@@ -49,6 +52,8 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
         for first, by_attack in zip(first_rows, networks.values(), strict=True)
     ]
     lines += _credits(networks, list(columns))
+    if len(columns) > _NARROW:
+        lines = [_stacked(line) for line in lines]
     shown = [
         row for by_attack in networks.values() for row in by_attack.values() if attack_of(row) in columns
     ]
@@ -60,6 +65,12 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
     title = "Table VII: adversarial training" if is_papers else "Adversarial training (layout of Table VII)"
     header = ("network", *columns.values())
     yield with_holes_counted(Table("table7", title, text, header, lines, faint_lines(first_rows)))
+
+
+def _stacked(line: Line) -> Line:
+    """A line of many cells: each number over its interval or its words, the network's title folded."""
+    title, *cells = line
+    return (textwrap.fill(title, _TITLE_WIDTH), *("\n".join(cell.split(" ", 1)) for cell in cells))
 
 
 def _credits(networks: Mapping[str, Mapping[Attacked, Row]], columns: list[Attacked]) -> Iterator[Line]:
