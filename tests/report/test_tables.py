@@ -101,7 +101,7 @@ def test_layouts(full):
     ]
     assert all("missing" not in table.note for table in found.values())
     for name in ("table5", "table7", "white_box"):
-        assert "one seed, 10 images" in found[name].note
+        assert "one seed: test images only, 10 images" in found[name].note
 
 
 def test_layouts_off_the_paper(store):
