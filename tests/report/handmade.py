@@ -153,6 +153,7 @@ class Study:
             "protocol": "prediction",
             "architecture": "convnet",
             "networks": self._networks(),
+            "controls_left_out": [],
         }
         return {
             "schema_version": SCHEMA_VERSION,

@@ -167,6 +167,7 @@ def write(
         "effectiveness_k": 2.0,
         "protocol": "label",
         "architecture": "convnet",
+        "controls_left_out": [],
         "networks": [
             {
                 "position": position,

@@ -25,12 +25,12 @@ _VALIDATED = "imperceptible_bound_validated"
 # Below all others, in this order; see view `choice`.
 _CHOICES = (_VALIDATED, "imperceptible_bound", "imperceptible_bound_best")
 _ON_VALIDATION = (
-    " Of the imperceptible bound's networks: the one of highest mean accuracy, clean and attacked, on "
-    "validation images, which no training and no number here uses."
+    " Chosen on validation images, which no training and no other number uses: the network of highest mean "
+    "accuracy over clean and attacked images."
 )
 _ON_TEST = (
-    " Chosen on test images, on which their own numbers are measured: of the imperceptible bound's networks "
-    "the one of highest clean accuracy, in each seed; and, as in the paper, the best one for each attack."
+    " Chosen on test images, the very images of these accuracies: the network of highest clean accuracy, in "
+    "each seed; and, as in the paper, the best one for each attack."
 )
 
 
@@ -61,6 +61,8 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
     methods = {row["method"] for row in rows}
     text += _ON_VALIDATION if _VALIDATED in methods else ""
     text += _ON_TEST if methods.intersection(_CHOICES) else ""
+    left_out = "; ".join(study["controls_left_out"])
+    text += f" Controls left out: {left_out}." if left_out else ""
     is_papers = study["paper"] == "cifar10"
     title = "Table VII: adversarial training" if is_papers else "Adversarial training (layout of Table VII)"
     header = ("network", *columns.values())
