@@ -1,7 +1,7 @@
 """Table VII: adversarial training, and any other network, beside the bound's defense."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.report.recorded import Row
 from harness.report.tables import credit
@@ -61,8 +61,7 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
     methods = {row["method"] for row in rows}
     text += _ON_VALIDATION if _VALIDATED in methods else ""
     text += _ON_TEST if methods.intersection(_CHOICES) else ""
-    left_out = "; ".join(study["controls_left_out"])
-    text += f" Controls left out: {left_out}." if left_out else ""
+    text += _left_out(study["controls_left_out"])
     is_papers = study["paper"] == "cifar10"
     title = "Table VII: adversarial training" if is_papers else "Adversarial training (layout of Table VII)"
     header = ("network", *columns.values())
@@ -85,6 +84,16 @@ def _credits(networks: Mapping[str, Mapping[Attacked, Row]], columns: list[Attac
         cells = [credit.credit(mine.get(attack)) for attack in columns]
         if any(cells):
             yield (f"credit of {next(iter(mine.values()))['title']}", *cells)
+
+
+def _left_out(controls: Sequence[str]) -> str:
+    """The controls that the study lacks ('twin: the study has one seed'), by the reason."""
+    by_reason: dict[str, list[str]] = {}
+    for each in controls:
+        name, _, reason = each.partition(": ")
+        by_reason.setdefault(reason, []).append(name)
+    said = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+    return f" Controls left out: {said}." if said else ""
 
 
 def _block(row: Row) -> int:
