@@ -1,5 +1,6 @@
 """Table VII: adversarial training, and any other network, beside the bound's defense."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness.report.recorded import Row
@@ -16,6 +17,8 @@ from harness.report.tables.table import (
     with_holes_counted,
 )
 
+_NARROW = 4  # so many columns have room for intervals beside the numbers
+_TITLE_WIDTH = 20
 Attacked = tuple[str, float | None]  # name and epsilon of an attack
 
 _VALIDATED = "imperceptible_bound_validated"
@@ -49,6 +52,8 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
         for first, by_attack in zip(first_rows, networks.values(), strict=True)
     ]
     lines += _credits(networks, list(columns))
+    if len(columns) > _NARROW:
+        lines = [_stacked(line) for line in lines]
     shown = [
         row for by_attack in networks.values() for row in by_attack.values() if attack_of(row) in columns
     ]
@@ -61,6 +66,12 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
     title = "Table VII: adversarial training" if is_papers else "Adversarial training (layout of Table VII)"
     header = ("network", *columns.values())
     yield with_holes_counted(Table("table7", title, text, header, lines, faint_lines(first_rows)))
+
+
+def _stacked(line: Line) -> Line:
+    """A line of many cells: each number over its interval or its words, the network's title folded."""
+    title, *cells = line
+    return (textwrap.fill(title, _TITLE_WIDTH), *("\n".join(cell.split(" ", 1)) for cell in cells))
 
 
 def _credits(networks: Mapping[str, Mapping[Attacked, Row]], columns: list[Attacked]) -> Iterator[Line]:
