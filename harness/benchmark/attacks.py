@@ -213,8 +213,8 @@ def _ours(
     settings: Any = ATTACKS[duel.settings["method"]].model_validate({**duel.settings, **radii, **changes})
 
     def made(size: int) -> list[Tensor]:
-        some = (values[:size] for values in (target.x, target.labels, target.ids))
-        return perturb(target.network, *some, settings, _SEED, batch_size)
+        x, labels, ids = target.x[:size], target.labels[:size], target.ids[:size]
+        return perturb(target.network, x, labels, ids, settings, _SEED, batch_size)
 
     def run(_: Any) -> Mapping[str, float]:
         images = made(len(target.x))
