@@ -126,7 +126,10 @@ def cases(setting: Setting) -> Iterator[Case]:
         for duel in _DUELS:
             if (duel.slow or duel.lasting) and test.pixels[0].size > _SMALL:
                 continue
-            some = test.take(slice(0, _count(setting, duel)))
+            count = _count(setting, duel)
+            if not count:
+                continue
+            some = test.take(slice(0, count))
             target = _Target(network, some, accuracy, setting.device)
             yield _case(setting, duel, subject, target)
 
