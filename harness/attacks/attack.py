@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from harness.attacks.batch import frozen
 from harness.networks.contract import is_probabilities
+from harness.seeds import derive
 from harness.settings import Norm, Settings
 
 # The classes that an attack makes images leave: those that the network predicts, or the true ones.
@@ -75,6 +76,13 @@ class Attack(Settings):
         """The settings that determine an image, but for epsilon."""
         return self.model_dump(mode="json", exclude={"epsilon"})
 
+    def members(self) -> tuple[tuple[str, "Attack"], ...]:
+        """The attacks that this one is the worst case of, by name, in order; none for any other.
+
+        Each is made for the same radii, on the images that none before it fooled: see ``member_seed``.
+        """
+        return ()
+
     @abstractmethod
     def perturb(
         self, network: nn.Module, images: Tensor, labels: Tensor, ids: Tensor, seed: int, batch_size: int
@@ -122,6 +130,11 @@ def perturb(
     for batch, epsilon in zip(made, settings.epsilons, strict=True):
         _check_result(settings, images, batch, epsilon)
     return made
+
+
+def member_seed(seed: int, member: str) -> int:
+    """What a member of a worst case draws by, whose own seed is ``seed``."""
+    return derive(seed, member)
 
 
 def norms(images: Tensor, adversarial: Tensor) -> dict[str, np.ndarray]:

@@ -16,7 +16,14 @@ from torch.nn.functional import log_softmax
 from harness.attacks.attack import Attack, Protocol
 from harness.data.datasets import Dataset
 from harness.errors import Failed, attempt
-from harness.evaluation.blocks import BATCHES_PER_BLOCK, attack_block, blocks
+from harness.evaluation.blocks import (
+    BATCHES_PER_BLOCK,
+    SO_FAR,
+    Attacked,
+    attack_block,
+    attack_survivors,
+    blocks,
+)
 from harness.evaluation.randomised import TRIED, draws_column, fresh, judged
 from harness.networks import Architecture
 from harness.networks.build import build
@@ -46,7 +53,11 @@ class OutputsTask:
 
 @dataclass(frozen=True)
 class AttackTask:
-    """An attack on a network for a block of a split's images; ``name`` is shown."""
+    """An attack on a network for a block of a split's images; ``name`` is shown.
+
+    ``is_member`` of a worst case: see ``blocks.attack_survivors``; ``after``: for each epsilon the cell of
+    the member before it, if there is one.
+    """
 
     name: str
     network: StoredNetwork
@@ -57,6 +68,8 @@ class AttackTask:
     seed: int
     batch_size: int
     limit_s: float | None = None
+    is_member: bool = False
+    after: tuple[Cell, ...] = ()
     tells_fragility: bool = False
 
 
@@ -115,9 +128,21 @@ class Tester:
     def attack(self, task: AttackTask) -> list[tuple[dict[str, Any], np.ndarray]]:
         """Rows and images for each epsilon: see ``attack_block``."""
         images = getattr(self._dataset, task.split).take(task.block)
-        how = (task.settings, task.protocol, task.seed, task.batch_size, task.limit_s)
+        how = (task.seed, task.batch_size, task.limit_s, task.tells_fragility)
         with self._using(task.network, task.settings) as network:
-            return attack_block(network, images, *how, tells_fragility=task.tells_fragility)
+            if not task.is_member:
+                return attack_block(network, images, task.settings, task.protocol, *how)
+            before = [self._before(cell, task.block) for cell in task.after] or None
+            return attack_survivors(network, images, task.settings, before, *how)
+
+    def _before(self, cell: Cell, block: slice) -> Attacked:
+        """What a cell holds of a block of images: rows by column, and what it made if that was kept."""
+        table = self._store.read(cell).slice(block.start, block.stop - block.start)
+        rows = {name: table[name].to_numpy() for name in SO_FAR if name in table.column_names}
+        if "prediction" in table.column_names:
+            rows["adversarial_predicted"] = table["prediction"].to_numpy()
+        is_kept = self._store.metadata(cell.path)["artifact"] is not None
+        return rows, self._store.tensors(cell)["adversarial"][block] if is_kept else None
 
     def predict(self, task: PredictionTask) -> list[dict[str, np.ndarray] | Failed]:
         """Columns of each set of test images: ``prediction`` int64 [N], ``draws`` where the network draws.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Results:
     """The results of studies as they were when they were opened: tables and views that SQL can name.
 
-    harness/report/views.sql has the views, harness/results/records.py every column of the tables. Use it in a
+    harness/report/views/ has the views, harness/results/records.py every column of the tables. Use it in a
     ``with``, or close it; what is still open when Python ends is closed then.
     """
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.attacks.attack import member_seed
 from harness.errors import Failed
 from harness.evaluation.blocks import BATCHES_PER_BLOCK, blocks, stack
 from harness.evaluation.tester import AttackTask, StoredNetwork, Tester
@@ -26,28 +27,38 @@ def _make(run: Run) -> int:
 
 def make(run: Run, step: str, planned: Sequence[PlannedAttack], done: int = 0) -> int:
     """Make the missing cells of these attacks; how many were tried. ``done`` of the step's are not theirs."""
-    missing = run.todo([cell for attack in planned for cell in attack.cells])
-    feasible = run.feasible(step, missing)
-    todo = [part for part in (_part(attack, feasible) for attack in planned) if part.cells]
+    cells = [cell for attack in planned for cell in attack.cells]
+    missing = set(run.todo(cells))
+    todo = [attack for attack in planned if missing.intersection(attack.cells)]
     total = sum(len(getattr(run.dataset, attack.split).ids) for attack in todo)
-    cells = sum(len(attack.cells) for attack in planned)
-    run.progress.begin(step, total, "images", done + cells - len(missing))
-    if todo:
-
-        def on_task(task: AttackTask) -> None:
-            note = f"{task.name} on {task.split} images"
-            run.progress.advance(step, task.block.stop - task.block.start, note)
-
-        groups = [(attack, _tasks(run, attack)) for attack in todo]
-        arguments = (run.store, run.shared_dataset)
-        for attack, results in run.gather(Tester, arguments, Tester.attack, groups, on_task):
-            if isinstance(results, Failed):
-                run.fail(attack.cells, results)
-                continue
-            for cell, pieces in zip(attack.cells, zip(*results, strict=True), strict=True):
-                _keep(run, attack, cell, pieces)
+    run.progress.begin(step, total, "images", done + len(cells) - len(missing))
+    # A member of a worst case starts from what the one before it left.
+    for position in sorted({attack.position for attack in todo}):
+        _make_members(run, step, [attack for attack in todo if attack.position == position], missing)
     run.progress.end(step)
     return len(missing)
+
+
+def _make_members(run: Run, step: str, planned: Sequence[PlannedAttack], missing: Container[Cell]) -> None:
+    """The missing cells of attacks of which none starts from another."""
+    wanted = [cell for attack in planned for cell in attack.cells if cell in missing]
+    feasible = run.feasible(step, wanted)
+    todo = [part for part in (_part(attack, feasible) for attack in planned) if part.cells]
+    if not todo:
+        return
+
+    def on_task(task: AttackTask) -> None:
+        note = f"{task.name} on {task.split} images"
+        run.progress.advance(step, task.block.stop - task.block.start, note)
+
+    groups = [(attack, _tasks(run, attack)) for attack in todo]
+    arguments = (run.store, run.shared_dataset)
+    for attack, results in run.gather(Tester, arguments, Tester.attack, groups, on_task):
+        if isinstance(results, Failed):
+            run.fail(attack.cells, results)
+            continue
+        for cell, pieces in zip(attack.cells, zip(*results, strict=True), strict=True):
+            _keep(run, attack, cell, pieces)
 
 
 def _keep(
@@ -63,15 +74,19 @@ def _keep(
 
 def _part(attack: PlannedAttack, feasible: Container[Cell]) -> PlannedAttack:
     """The part of an attack that is not done: a finished epsilon is not made again for another's sake."""
-    cells = tuple(cell for cell in attack.cells if cell in feasible)
+    kept = [position for position, cell in enumerate(attack.cells) if cell in feasible]
+    cells = tuple(attack.cells[position] for position in kept)
+    after = tuple(attack.after[position] for position in kept) if attack.after else ()
     epsilons = tuple(cell.columns["epsilon"] for cell in cells)
     settings = attack.settings.with_epsilons(epsilons) if cells else attack.settings
-    return replace(attack, settings=settings, cells=cells)
+    return replace(attack, settings=settings, cells=cells, after=after)
 
 
 def _tasks(run: Run, attack: PlannedAttack) -> list[AttackTask]:
     study, network = run.study, attack.network
     seed = derive(network.seed, *attack.draws)
+    if attack.member is not None:
+        seed = member_seed(seed, attack.member)
     return [
         AttackTask(
             attack.name,
@@ -83,7 +98,9 @@ def _tasks(run: Run, attack: PlannedAttack) -> list[AttackTask]:
             seed,
             study.batch_size,
             study.compute.block_limit_s,
-            tells_fragility=attack.cells[0].table == "attack" and attack.split != "train",
+            attack.member is not None,
+            attack.after,
+            attack.cells[0].table == "attack" and attack.split != "train",
         )
         for block in image_blocks(run, attack.split)
     ]

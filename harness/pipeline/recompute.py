@@ -5,7 +5,7 @@ A cell is made again from the very files that it was made from, in a folder of i
 
 import shutil
 import tempfile
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,20 +114,28 @@ def made_again(
     ``originals``: cell -> the one that holds its values there, where that has another key.
     """
     for step in STEPS:
-        # None of a step's cells needs another of them.
         mine = [cell for cell in work_of(step).cells(run) if cell in wanted]
-        if not mine:
-            continue
-        with _scratch(store) as scratch:
-            for need in {need for cell in mine for need in cell.needs}:
-                copy(store, originals.get(need, need), scratch, need)
-            run.store, run.only, run.failed = scratch, frozenset(mine), {}
-            work_of(step).make(run)
-            for cell in mine:
-                failure = run.failed.get(cell.title)
-                original = originals.get(cell, cell)
-                reasons = (failure.reason,) if failure else differences(original, store, cell, scratch)
-                yield Finding(run.study.name, cell.title, reasons)
+        for layer in _layers(mine):
+            with _scratch(store) as scratch:
+                for need in {need for cell in layer for need in cell.needs}:
+                    copy(store, originals.get(need, need), scratch, need)
+                run.store, run.only, run.failed = scratch, frozenset(layer), {}
+                work_of(step).make(run)
+                for cell in layer:
+                    failure = run.failed.get(cell.title)
+                    original = originals.get(cell, cell)
+                    reasons = (failure.reason,) if failure else differences(original, store, cell, scratch)
+                    yield Finding(run.study.name, cell.title, reasons)
+
+
+def _layers(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """The cells in groups of which none needs another of its group, first those that the others need."""
+    left = list(cells)
+    while left:
+        waiting = set(left)
+        layer = [cell for cell in left if not waiting.intersection(cell.needs)]
+        yield layer
+        left = [cell for cell in left if cell not in set(layer)]
 
 
 @contextmanager

@@ -132,6 +132,8 @@ class Run:
 
     def step_of(self, cell: Cell) -> str:
         """The step that makes a cell from which others are made."""
+        if cell.table == "evaluation":
+            return "white-box" if cell.partition["access"] == "white_box" else "black-box"
         if cell.table != "training":
             return cell.table
         return next(network.step for network in self.plan.networks if network.cell == cell)

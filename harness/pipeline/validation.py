@@ -44,7 +44,8 @@ class Outsiders:
 def outsiders(study: Study) -> Outsiders:
     """Networks, attacks and defenses whose code or weights are others'."""
     networks = _networks(study)
-    attacks = {f"attack {name}": attack for name, attack in study.attacks.items()}
+    own = study.white_box.own
+    attacks = {f"attack {name}": attack for name, attack in {**study.attacks, **own}.items()}
     defenses = {f"defense {network_name(*pair)}": pair[1] for pair in study.networks()}
     return Outsiders(
         {name: one for name, one in networks.items() if _is_foreign(one, one.architecture) or one.weights},

@@ -1,4 +1,4 @@
-"""The results as a data base: views (views.sql) over the Parquet files, open to any query that only reads.
+"""The results as a data base: views (views/*.sql) over the Parquet files, open to any query that only reads.
 
 Judging is a pure function of what was measured, so any table can be made again at any time, from any
 copy of the results folder, without a network, an image or an accelerator.
@@ -25,11 +25,16 @@ _SQL_TYPES = {
     pa.int64(): "bigint",
     pa.list_(pa.int64()): "bigint[]",
 }
+# The files of views, each of which stands on those before it.
+CHAPTERS = (
+    *("arithmetic", "bound", "attacks", "fragility"),
+    *("accuracies", "robust", "statistics", "cells", "speed"),
+)
 _READING = "select, from, with, describe, summarize, show, pivot ... on x in (...)"
 
 
 def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection:
-    """An in-memory data base with the views of views.sql over the files that the studies (or one) name.
+    """An in-memory data base with the views of views/*.sql over the files that the studies (or one) name.
 
     It reads these files and nothing else, and no setting of it can be changed any more. To be closed when it
     has answered (`with connect(store) as connection`): its threads then end before the interpreter does.
@@ -152,7 +157,8 @@ def _create_views(connection: duckdb.DuckDBPyConnection) -> None:
     package = Path(str(resources.files("harness.report")))
     for path in sorted((package / "paper").glob("*.csv")):
         connection.execute(f"create table paper_{path.stem} as from read_csv($1)", [str(path)])
-    connection.execute((package / "views.sql").read_text())
+    for chapter in CHAPTERS:
+        connection.execute((package / "views" / f"{chapter}.sql").read_text())
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, readable: Iterable[str]) -> None:

@@ -81,7 +81,7 @@ def packages(study: Study) -> tuple[str, ...]:
     """The top-level packages from outside whose code a study names."""
     networks = (study.network, *study.models.values())
     named = [entry.package for entry in networks]
-    named += [entry.package for entry in study.attacks.values()]
+    named += [entry.package for entry in (*study.attacks.values(), *study.white_box.own.values())]
     named += [entry.package for entry in study.defenses.values()]
     return tuple(dict.fromkeys(package for package in named if package))
 

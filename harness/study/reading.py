@@ -5,6 +5,7 @@ Each mistake is a line: its dotted path, what was expected and what came.
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,27 @@ _SHOWN_MISTAKES = 20
 _NAME = "[key]"  # pydantic's last part of a place where a name itself is wrong
 _ARCHITECTURE = "vgg16"  # the paper's (IV), where a study names none
 
-# Settings whose class is picked by a word: its field, what messages call it, and the classes by word.
-_KINDS: dict[str, tuple[str, str, Mapping[str, type[Settings]]]] = {
-    "attacks": ("method", "attack method", ATTACKS),
-    "defenses": ("method", "defense method", DEFENSES),
-    "network": ("architecture", "architecture", NETWORKS),
-    "models": ("architecture", "architecture", NETWORKS),
+
+@dataclass(frozen=True)
+class _Kind:
+    """Settings whose class is picked by a word: its field, what messages call it, the classes by word.
+
+    ``is_named``: there are several, each below a name.
+    """
+
+    field: str
+    word: str
+    classes: Mapping[str, type[Settings]]
+    is_named: bool = True
+
+
+_ATTACK = _Kind("method", "attack method", ATTACKS)
+_KINDS = {
+    ("attacks",): _ATTACK,
+    ("white_box", "own"): _ATTACK,
+    ("defenses",): _Kind("method", "defense method", DEFENSES),
+    ("network",): _Kind("architecture", "architecture", NETWORKS, is_named=False),
+    ("models",): _Kind("architecture", "architecture", NETWORKS),
 }
 
 
@@ -100,6 +116,9 @@ def build(data: dict[str, Any]) -> Study:
     for kind in ("attacks", "defenses"):
         if kind in filled:
             filled[kind] = _with_words("method", filled[kind])
+    white_box = filled.get("white_box")
+    if isinstance(white_box, dict) and "own" in white_box:
+        filled["white_box"] = {**white_box, "own": _with_words("method", white_box["own"])}
     if "models" in filled:
         filled["models"] = _with_words("architecture", filled["models"], _ARCHITECTURE)
     network = filled.setdefault("network", {})
@@ -227,12 +246,14 @@ def _lines(item: dict[str, Any]) -> list[str]:
 def _sentence(item: dict[str, Any], owner: type[BaseModel]) -> str:
     """What is wrong with one setting of its ``owner``."""
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        _, word, classes = _KINDS[item["loc"][0]]
+        kind = _kind(item["loc"])
+        assert kind is not None, "a class is picked where there is a kind"
         tag = str(item["ctx"].get("tag", item["input"]))
-        return f"unknown {word} '{tag}'{did_you_mean(tag, set(classes) - {FOREIGN})}"
+        return f"unknown {kind.word} '{tag}'{did_you_mean(tag, set(kind.classes) - {FOREIGN})}"
     if _is_unknown(item, "use"):
-        field, _, _ = _KINDS[item["loc"][0]]
-        return f"stands in place of '{field}', which is given as well: leave one of them out"
+        kind = _kind(item["loc"])
+        assert kind is not None, "an entry has a kind"
+        return f"stands in place of '{kind.field}', which is given as well: leave one of them out"
     return sentence(item, owner)
 
 
@@ -246,18 +267,24 @@ def _without_tag(place: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _tag_depth(place: tuple[Any, ...]) -> int | None:
     """Where in the place that word stands; None where no class was chosen."""
-    if not place or place[0] not in _KINDS:
-        return None
-    depth = 1 if place[0] == "network" else 2
-    return depth if len(place) > depth and place[depth] != _NAME else None
+    for start, kind in _KINDS.items():
+        if place[: len(start)] == start:
+            depth = len(start) + kind.is_named
+            return depth if len(place) > depth and place[depth] != _NAME else None
+    return None
+
+
+def _kind(place: tuple[Any, ...]) -> _Kind | None:
+    """What the settings at a place are a kind of; None where no class is picked."""
+    return next((kind for start, kind in _KINDS.items() if place[: len(start)] == start), None)
 
 
 def _owner(place: tuple[Any, ...]) -> type[BaseModel]:
     """The class of settings that the last part of a place belongs to."""
     owner: type[BaseModel] = Study
-    depth = _tag_depth(place)
-    if depth is not None:
-        owner, place = _KINDS[place[0]][2][place[depth]], place[depth + 1 :]
+    depth, kind = _tag_depth(place), _kind(place)
+    if depth is not None and kind is not None:
+        owner, place = kind.classes[place[depth]], place[depth + 1 :]
     for part in place[:-1]:
         field = owner.model_fields.get(str(part))
         if (

@@ -9,7 +9,7 @@ from typing import Any
 from harness.attacks.gradient_sign import Pgd
 from harness.results.cells import Cell
 from harness.settings import epsilon_text
-from harness.study.attacks import ATTACK_COLUMNS
+from harness.study.attacks import ATTACK_COLUMNS, members_of
 from harness.study.plan import Plan
 from harness.study.spec import CLEAN, Study
 from harness.study.trainings import Network
@@ -90,12 +90,17 @@ def _attack_title(name: str, norm: str | None, epsilon: float | None, study: Stu
     """
     if name == CLEAN:
         return "Clean"
-    attack = study.attacks.get(name)
-    title = name
-    if attack is None:
-        title = Pgd.title  # the white box's sweep
-    elif name == attack.method:
-        title = attack.title
+    title = _titles(study).get(name, Pgd.title)  # the white box's sweep
     if epsilon is None:
         return title
     return f"{title} {epsilon_text(epsilon)}" + ("" if norm == "linf" else f" ({norm})")
+
+
+def _titles(study: Study) -> dict[str, str]:
+    """What tables call the attacks of a study, and the stages of its worst cases."""
+    titles = {}
+    for name, attack in {**study.attacks, **study.white_box.own}.items():
+        title = attack.title if name == attack.method else name
+        for member in members_of(name, attack):
+            titles[member.attack] = f"{title}: {member.member}" if member.is_stage else title
+    return titles

@@ -52,6 +52,7 @@ class WhiteBoxSpec(PgdSettings):
     attacks: Annotated[tuple[Name, ...], AfterValidator(distinct)] = Field(
         (), description="attacks of the study that are made on each network as well"
     )
+    own: dict[Name, AnyAttack] = Field({}, description="attacks that are made on each network alone")
     networks: Annotated[tuple[str, ...], AfterValidator(distinct)] | None = Field(
         None,
         description="base, defenses (all of a grid, or one by its full name) and models; all unless given",
@@ -60,8 +61,8 @@ class WhiteBoxSpec(PgdSettings):
 
     @model_validator(mode="after")
     def _attacks_at_all(self) -> Self:
-        if not self.epsilon and not self.attacks:
-            raise ValueError("needs 'epsilon' for PGD, or 'attacks' of the study")
+        if not self.epsilon and not self.attacks and not self.own:
+            raise ValueError("needs 'epsilon' for PGD, 'attacks' of the study, or attacks of its 'own'")
         return self
 
 
@@ -147,11 +148,22 @@ def _unknown_in_white_box(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> 
                 "attacks",
                 f"'{PGD}' is what tables call the sweep of 'epsilon': give the attack another name",
             )
+    yield from _own_names(white_box, attacks)
     if {"defenses", "models"} <= study.keys():
         known = _network_names(study["defenses"], study["models"])
         for name in white_box.networks or ():
             if name not in known:
                 yield "networks", f"unknown network '{name}'{did_you_mean(name, known)}"
+
+
+def _own_names(white_box: WhiteBoxSpec, attacks: Mapping[str, Attack]) -> Iterator[tuple[str, str]]:
+    """Names of the white box's own attacks that stand for something else."""
+    taken = {CLEAN: "clean images", "clean": "clean images"}
+    taken |= dict.fromkeys(attacks, "an attack of the study")
+    taken |= {PGD: "the sweep of 'epsilon'"} if white_box.epsilon else {}
+    for name in white_box.own:
+        if name in taken:
+            yield f"own.{name}", f"has the name of {taken[name]}: give it another one"
 
 
 def _network_names(defenses: Mapping[str, Defense], models: Mapping[str, Any]) -> list[str]:
