@@ -13,9 +13,11 @@ from harness.attacks import ATTACKS
 from harness.attacks.adapters.art import ArtAttack
 from harness.attacks.adapters.foolbox import FoolboxAttack
 from harness.attacks.adapters.torchattacks import TorchattacksAttack
+from harness.attacks.autoattack.square import Square
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
 from harness.attacks.deepfool import DeepFool
+from harness.attacks.fast_minimum_norm import Fmn
 from harness.attacks.gradient_sign import Fgsm, Pgd
 from harness.attacks.saliency_map import Jsma, JsmaPairs
 from harness.networks.classifier import Classifier
@@ -28,6 +30,8 @@ PAIRS = JsmaPairs(method="jsma_pairs", gamma=0.4)
 CW = CwL2(method="cw_l2", binary_search_steps=3, steps=40)
 PGD = Pgd(method="pgd", epsilon=(0.05, 0.3), steps=10, step_divisor=4)
 DDN = Ddn(method="ddn", steps=40)
+FMN = Fmn(method="fmn", steps=40)
+SQUARE = Square(method="square", epsilon=(0.05, 0.3), queries=100)
 FOOLBOX = FoolboxAttack(
     method="foolbox", attack="LinfBasicIterativeAttack", epsilon=(0.05, 0.3), arguments={"steps": 10}
 )
@@ -67,11 +71,18 @@ CASES: list[Any] = [
     PGD,
     like(PGD, restarts=3),
     EARLY,
+    FMN,
+    like(FMN, minimized="l1"),
+    like(FMN, minimized="linf"),
+    SQUARE,
+    like(SQUARE, restarts=2),
+    like(SQUARE, ball="l2", epsilon=(0.5, 2.0)),
+    like(SQUARE, ball="l1", epsilon=(1.0, 8.0)),
     FOOLBOX,
     ART,
     TORCHATTACKS,
 ]
-CASES += [like(case, gradients="bfloat16") for case in (DEEPFOOL, WARM, DDN, PGD, EARLY)]
+CASES += [like(case, gradients="bfloat16") for case in (DEEPFOOL, WARM, DDN, PGD, EARLY, FMN)]
 
 
 class InDouble(nn.Module):
