@@ -62,12 +62,6 @@ def logits(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
         return torch.cat([network(part) for part in images.split(batch_size)])
 
 
-def may_leave(network: nn.Module) -> bool:
-    """Whether an image may leave where it is first fooled: not where the network draws, as a lucky draw fools
-    nobody again."""
-    return not getattr(network, "draws", 0)
-
-
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """The label's logit minus the largest other one, [B]: negative where the image has left its label."""
     own = labels[:, None]

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.results.cells import Cell
 from harness.study.attacks import PlannedAttack, attacks_on, training_images
+from harness.study.checks import PlannedCheck, checks_of
 from harness.study.evaluations import Evaluation, black_box_of, in_white_box, measured_on, white_box_of
 from harness.study.spec import Study
 from harness.study.trainings import (
@@ -45,6 +46,7 @@ class Plan:
     black_box: tuple[Evaluation, ...]
     white_box: tuple[PlannedAttack, ...]
     measured: tuple[Evaluation, ...]
+    checks: tuple[PlannedCheck, ...] = ()
 
     @property
     def study(self) -> Study:
@@ -74,7 +76,8 @@ class Plan:
         attacks = [cell for attack in self.attacks for cell in attack.cells]
         networks = [network.cell for network in self.networks]
         black_box = [evaluation.cell for evaluation in self.black_box]
-        return [*self.bounds.values(), *attacks, *networks, *black_box, *self.white_box_cells()]
+        checks = [check.cell for check in self.checks]
+        return [*self.bounds.values(), *attacks, *networks, *black_box, *self.white_box_cells(), *checks]
 
 
 def packages(study: Study) -> tuple[str, ...]:
@@ -108,6 +111,7 @@ def plan(
     black_box: list[Evaluation] = []
     white_box: list[PlannedAttack] = []
     measured: list[Evaluation] = []
+    checks: list[PlannedCheck] = []
     for base in bases:
         mine = list(attacks_on(ground, base))
         others = tuple(other for other in bases if other is not base)
@@ -122,6 +126,9 @@ def plan(
         for network in in_white_box(study, met):
             measured += measured_on(ground, network, mine)
             white_box += white_box_of(ground, network)
+        for network in met:
+            own = [attack for attack in white_box if attack.network is network]
+            checks += checks_of(ground, network, base, own, mine)
     return Plan(
         ground,
         bounds,
@@ -133,6 +140,7 @@ def plan(
         tuple(black_box),
         tuple(white_box),
         tuple(measured),
+        tuple(checks),
     )
 
 

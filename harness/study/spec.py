@@ -93,6 +93,19 @@ class ComputeSpec(Settings):
     )
 
 
+class ChecksSpec(Settings):
+    """Checks of each network's robustness, with verdicts: see docs/checks.md."""
+
+    enabled: bool = True
+    epsilon: Epsilon | None = Field(
+        None,
+        description="l-inf radius that they attack in; the smallest of the white box unless given, or 8/255",
+    )
+    images: Annotated[int, Field(ge=10)] = Field(
+        400, description="test images that they take at most, evenly from all"
+    )
+
+
 def _has_weights(model: Architecture) -> Architecture:
     """A finished model comes with weights: in a file, or by its own code."""
     if getattr(model, "pretrained", False):
@@ -212,6 +225,7 @@ class Study(Settings):
         {}, description="finished networks, each with its own architecture and weights, tested as they are"
     )
     white_box: WhiteBoxSpec
+    checks: ChecksSpec = ChecksSpec()
     compute: ComputeSpec = ComputeSpec()
 
     @field_validator("attacks")

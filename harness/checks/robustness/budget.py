@@ -10,6 +10,7 @@ from harness.checks.robustness.verdict import (
     PGD_STEPS,
     Case,
     Verdict,
+    beyond,
     evidence_of,
     share,
     unjudged,
@@ -44,10 +45,10 @@ def large_epsilon(case: Case) -> Verdict:
 def convergence(case: Case) -> Verdict:
     """Of E, images that PGD fools in twice as many steps alone."""
     more = case.pgd(steps=2 * PGD_STEPS)
-    return beyond(case, "convergence", case.fooled(case.survivors, more), "twice as many steps fool {} more", "warn")
+    return beyond("convergence", case, case.fooled(case.survivors, more), "twice as many steps fool {} more", "warn")
 
 
 def second_start(case: Case) -> Verdict:
     """Of E, images that PGD fools from another random start alone."""
     fooled = case.fooled(case.survivors, case.pgd(), "second start")
-    return beyond(case, "second start", fooled, "a second random start fools {} more", "warn")
+    return beyond("second start", case, fooled, "a second random start fools {} more", "warn")

@@ -22,7 +22,7 @@ Judgement = Literal["pass", "warn", "fail", "none"]
 EVIDENCE = 20  # ids of images that a verdict names
 LEAST = 2  # images that a failure needs: one may be on the boundary
 SHARE = 0.01  # of the images that the network classifies correctly
-_RANDOMISED = 50  # images of a network that draws, each of whose gradients takes as many passes as draws
+_RANDOMISED = 32  # images of a network that draws, each of whose gradients takes as many passes as draws
 PGD_STEPS = 40
 
 
@@ -100,14 +100,18 @@ class Case:
         radius = self.epsilon if epsilon is None else epsilon
         return Pgd(method="pgd", epsilon=(radius,), steps=steps, engine="early_stop")
 
-    def fooled(self, at: Tensor, attack: Attack, *draw: str | int) -> Tensor:
-        """Whether an attack from the true label fools the network, bool, for images at these positions."""
-        if not len(at):
-            return torch.zeros(0, dtype=torch.bool, device=at.device)
+    def adversarial(self, at: Tensor, attack: Attack, *draw: str | int) -> Tensor:
+        """The images at these positions, moved by an attack from the true label; ``draw`` names its draws."""
         images, labels, ids = self.images[at], self.labels[at], self.ids[at]
         seed = derive(self.seed, "check", *draw)
         (made,) = perturbed(self.judged, images, labels, ids, attack, seed, self.batch_size)
-        return self.predicted(made, ids) != labels
+        return made
+
+    def fooled(self, at: Tensor, attack: Attack, *draw: str | int) -> Tensor:
+        """Whether that fools the network, bool, for images at these positions."""
+        if not len(at):
+            return torch.zeros(0, dtype=torch.bool, device=at.device)
+        return self.predicted(self.adversarial(at, attack, *draw), self.ids[at]) != self.labels[at]
 
     def predicted(self, images: Tensor, ids: Tensor) -> Tensor:
         """Classes int64 [B]; of a network that draws, by the mean of draws that no attack saw."""
