@@ -14,7 +14,7 @@ from harness.attacks.batch import differentiable, logits
 from harness.attacks.gradient_sign import Fgsm, Pgd
 from harness.data.datasets import Dataset, Images
 from harness.evaluation import tester
-from harness.evaluation.blocks import BATCHES_PER_BLOCK, attack_block, blocks, stack
+from harness.evaluation.blocks import BATCHES_PER_BLOCK, attack_block, attack_survivors, blocks, stack
 from harness.evaluation.randomised import DRAWS, fresh, judged, perturbed
 from harness.library.attack import attack
 from harness.networks.classifier import Architecture, Classifier, to_tensors
@@ -115,6 +115,18 @@ def test_the_expected_accuracy_is_found_and_not_that_of_lucky_draws(planted, uns
     assert found - never_fooled > 0.2, "an image that a lucky draw fools is not fooled"
     assert leaving - found > 0.1, "an image that leaves at a lucky draw is attacked less"
     assert (rows["draws"] == DRAWS).all()
+
+
+def test_a_worst_case_goes_on_where_the_mean_is_right(planted, unseen):
+    asked = judged(planted, inputs(unseen)[0])
+    fgsm = Fgsm(method="fgsm", epsilon=(0.1,))
+    first = attack_survivors(asked, unseen, fgsm, None, 3, 100, tells_fragility=True)
+    (rows, made), (last, moved) = first[0], attack_survivors(asked, unseen, PGD, first, 3, 100)[0]
+    fooled = rows["adversarial_predicted"] != unseen.labels
+    assert np.array_equal(moved[fooled], made[fooled])
+    assert (last["adversarial_predicted"] != unseen.labels).sum() > fooled.sum()
+    assert (last["draws"] == DRAWS).all()
+    assert (rows["rounded_predicted"] == rows["adversarial_predicted"]).mean() > 0.9
 
 
 def lucky(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
