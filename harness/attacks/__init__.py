@@ -13,6 +13,8 @@ from harness.attacks.adapters.art import ArtAttack
 from harness.attacks.adapters.foolbox import FoolboxAttack
 from harness.attacks.adapters.torchattacks import TorchattacksAttack
 from harness.attacks.attack import Attack, norms, perturb
+from harness.attacks.autoattack.auto_pgd import ApgdCe, ApgdT
+from harness.attacks.autoattack.fast_adaptive_boundary import FabT
 from harness.attacks.autoattack.square import Square
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
@@ -33,6 +35,9 @@ ATTACKS: dict[str, type[Attack]] = {
     "ddn": Ddn,
     "fmn": Fmn,
     "pgd": Pgd,
+    "apgd_ce": ApgdCe,
+    "apgd_t": ApgdT,
+    "fab_t": FabT,
     "square": Square,
     "foreign": ForeignAttack,
     "foolbox": FoolboxAttack,

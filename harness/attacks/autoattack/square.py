@@ -5,52 +5,36 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from harness import seeds
-from harness.attacks.attack import Attack, Norm
+from harness.attacks.attack import Attack
+from harness.attacks.autoattack.radii import Radii
 from harness.attacks.autoattack.squares import Squares
 from harness.attacks.batch import State, logits, margin, may_leave
-from harness.settings import Count, Mistakes, Radius, distinct
+from harness.settings import Count
 
-_Finite = Annotated[Radius, Field(allow_inf_nan=False)]
 _DRAWN = 64  # queries whose words are drawn at once
 # The squares' share of the image is halved after each of these queries of 10,000.
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-class Square(Attack):
+class Square(Radii, Attack):
     """Square Attack in linf and l2 (Andriushchenko et al. 2020) and in l1 (Croce & Hein 2021)."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
 
     title: ClassVar[str] = "Square"
     revision: ClassVar[int] = 0
 
     method: Literal["square"]
-    # ``norm`` is a property of every attack; in a study the setting is called so, too.
-    ball: Literal["linf", "l2", "l1"] = Field("linf", alias="norm", description="of the radii")
-    epsilon: Annotated[tuple[_Finite, ...], Field(min_length=1), AfterValidator(distinct)]
     queries: Count = Field(5000, description="squares tried on an image")
     p_init: Annotated[float, Field(gt=0, le=1)] = Field(
         0.8, description="share of the image that the first squares cover"
     )
     restarts: Annotated[int, Field(ge=1, description="searches of an image until one fools it")] = 1
-
-    @model_validator(mode="after")
-    def _linf_is_at_most_one(self) -> Self:
-        if self.ball == "linf" and max(self.epsilon) > 1:
-            came = f"should be at most 1 in linf, as values are in [0, 1], got {max(self.epsilon):g}"
-            raise Mistakes([("epsilon", came)])
-        return self
-
-    @property
-    def norm(self) -> Norm:
-        return self.ball
 
     def cost(self, classes: int, values: int) -> float:
         """A forward pass, a third of a gradient, a query, as if none fooled before."""
