@@ -7,7 +7,7 @@ from harness.attacks.guard import seeded
 from harness.checks.robustness.budget import convergence, large_epsilon, second_start
 from harness.checks.robustness.gradients import finite_difference, zero_gradient
 from harness.checks.robustness.interface import company, outputs, randomness
-from harness.checks.robustness.rivals import square, transfer
+from harness.checks.robustness.rivals import apgd, square, transfer
 from harness.checks.robustness.unit_test import unit_test
 from harness.checks.robustness.verdict import Case, RobustnessCheck, Verdict, unjudged
 from harness.errors import Failed, attempt
@@ -24,6 +24,7 @@ ROBUSTNESS_CHECKS: tuple[RobustnessCheck, ...] = (
     RobustnessCheck("second start", second_start, needs_gradient=True),
     RobustnessCheck("square", square),
     RobustnessCheck("transfer", transfer),
+    RobustnessCheck("apgd", apgd, needs_gradient=True),
     RobustnessCheck("unit test", unit_test, needs_gradient=True),
 )
 

@@ -1,9 +1,11 @@
 """What should be weaker than the white box, or equal: attacks without its gradients, and a better one with."""
 
+from harness.attacks.autoattack.auto_pgd import ApgdCe
 from harness.attacks.autoattack.square import Square
 from harness.checks.robustness.verdict import Case, Verdict, beyond, unjudged
 
 _QUERIES = 200
+_APGD_STEPS = 50
 
 
 def square(case: Case) -> Verdict:
@@ -21,3 +23,10 @@ def transfer(case: Case) -> Verdict:
     fooled = case.predicted(case.transfer[at], case.ids[at]) != case.labels[at] if len(at) else at.bool()
     sentence = "images made on another network fool {} that the white box does not"
     return beyond("transfer", case, fooled, sentence)
+
+
+def apgd(case: Case) -> Verdict:
+    """Of E, images that APGD on the cross-entropy fools in 50 steps and PGD in 40 does not: PGD is too weak."""
+    attack = ApgdCe(method="apgd_ce", norm="linf", epsilon=(case.epsilon,), steps=_APGD_STEPS)
+    fooled = case.fooled(case.survivors, attack, "apgd")
+    return beyond("apgd", case, fooled, "attack too weak: APGD fools {} that PGD does not", "warn")

@@ -19,7 +19,7 @@ from harness.attacks.batch import frozen, logits
 from harness.checks.robustness.verdict import Case, Verdict, share, unjudged
 
 _CORNERS = 16
-_MOST = 128  # images
+_MOST = 64  # images
 _MISSED = 0.05  # of the heads; honest networks miss none
 
 

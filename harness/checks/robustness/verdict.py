@@ -22,7 +22,7 @@ Judgement = Literal["pass", "warn", "fail", "none"]
 EVIDENCE = 20  # ids of images that a verdict names
 LEAST = 2  # images that a failure needs: one may be on the boundary
 SHARE = 0.01  # of the images that the network classifies correctly
-_RANDOMISED = 32  # images of a network that draws, each of whose gradients takes as many passes as draws
+_RANDOMISED = 20  # images of a network that draws, each of whose gradients takes as many passes as draws
 PGD_STEPS = 40
 
 
