@@ -41,7 +41,9 @@ def inputs(images: Images, **more: Any) -> Inputs:
     return Inputs(pixels, labels, ids, **more)
 
 
-def base(dataset: Dataset, architecture: Architecture, settings: TrainingSettings, seed: int = 0) -> Classifier:
+def base(
+    dataset: Dataset, architecture: Architecture, settings: TrainingSettings, seed: int = 0
+) -> Classifier:
     objective = supervised(inputs(dataset.train))
     return trained(dataset, fresh(dataset, architecture, seed), settings, objective, seed)
 
@@ -57,7 +59,9 @@ def defended(dataset: Dataset, start: Classifier, settings: ImperceptibleBound, 
     return trained(dataset, network, settings, settings.objective(given, seed), seed)
 
 
-def pgd_trained(dataset: Dataset, architecture: Architecture, settings: PgdTraining, seed: int = 0) -> Classifier:
+def pgd_trained(
+    dataset: Dataset, architecture: Architecture, settings: PgdTraining, seed: int = 0
+) -> Classifier:
     """From weights that are drawn."""
     objective = settings.objective(inputs(dataset.train), seed)
     return trained(dataset, fresh(dataset, architecture, seed), settings, objective, seed)

@@ -112,6 +112,8 @@ OTHERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "clamped": lambda network: Around(network, after=lambda z: z.clamp(-1, 1)),
     "unrelated gradient": lambda network: Around(network, before=_Unrelated.apply),
     "by batch": lambda network: Around(network, after=_normalised_by_batch),
+    # At 0 and 1, where half of an image's values lie, clamp passes no gradient on.
+    "clamped input": lambda network: Around(network, before=lambda x: x.clamp(0, 1)),
     "+ 1e7": lambda network: Around(network, after=lambda z: z + 1e7),
 }
 BROKEN = NAMED | OTHERS
@@ -119,9 +121,7 @@ HONEST: dict[str, Callable[[nn.Module], nn.Module]] = {
     "log-softmax": lambda network: Around(network, after=lambda z: z.log_softmax(1)),
     "centred": lambda network: Around(network, after=lambda z: z - z.mean(1, keepdim=True)),
     "temperature 2": scaled(0.5),
-    "x2": scaled(2.0),
     "+ 100": lambda network: Around(network, after=lambda z: z + 100),
-    "smooth input": lambda network: Around(network, before=lambda x: x.clamp(0, 1)),
 }
 
 

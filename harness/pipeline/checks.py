@@ -41,7 +41,7 @@ class Checker(Tester):
     def check(self, task: CheckTask) -> list[Verdict]:
         """The verdicts on a network, of test images that are taken evenly."""
         test, on = _evenly(self._dataset.test, task.images), device()
-        given = {
+        given: dict[str, Any] = {
             "images": as_input(to_tensor(test.pixels, on)),
             "labels": to_tensor(test.labels, on),
             "ids": to_tensor(test.ids, on),

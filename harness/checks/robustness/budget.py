@@ -5,14 +5,12 @@ another start.
 import torch
 
 from harness.checks.robustness.verdict import (
-    EVIDENCE,
     LEAST,
     PGD_STEPS,
     Case,
     Verdict,
     beyond,
     evidence_of,
-    share,
     unjudged,
 )
 
@@ -26,7 +24,9 @@ def large_epsilon(case: Case) -> Verdict:
         return unjudged("large epsilon", "no image is classified correctly")
     fooled = case.fooled(case.attacked, case.pgd(_GREY), "large epsilon")
     standing = case.attacked[~fooled]
-    accuracy = len(standing) / count * len(case.right) / len(case.ids)  # of all images, as far as they were attacked
+    accuracy = (
+        len(standing) / count * len(case.right) / len(case.ids)
+    )  # of all images, as far as they were attacked
     largest = (torch.bincount(case.labels).max() / len(case.labels)).item()
     fails = accuracy > largest and len(standing) >= LEAST
     return Verdict(
@@ -44,11 +44,13 @@ def large_epsilon(case: Case) -> Verdict:
 
 def convergence(case: Case) -> Verdict:
     """Of E, images that PGD fools in twice as many steps alone."""
-    more = case.pgd(steps=2 * PGD_STEPS)
-    return beyond("convergence", case, case.fooled(case.survivors, more), "twice as many steps fool {} more", "warn")
+    at = case.survivors
+    fooled = case.fooled(at, case.pgd(steps=2 * PGD_STEPS))
+    return beyond("convergence", case, at, fooled, "twice as many steps fool {} more", "warn")
 
 
 def second_start(case: Case) -> Verdict:
     """Of E, images that PGD fools from another random start alone."""
-    fooled = case.fooled(case.survivors, case.pgd(), "second start")
-    return beyond("second start", case, fooled, "a second random start fools {} more", "warn")
+    at = case.survivors
+    fooled = case.fooled(at, case.pgd(), "second start")
+    return beyond("second start", case, at, fooled, "a second random start fools {} more", "warn")

@@ -7,7 +7,6 @@ from harness import seeds
 from harness.checks.gradients import AGREES, has_no_direction, step_shares
 from harness.checks.robustness.verdict import (
     LEAST,
-    SHARE,
     Case,
     Verdict,
     evidence_of,
@@ -36,7 +35,9 @@ def zero_gradient(case: Case) -> Verdict:
             of_attacks=False,
         )
     clean = case.images[at]
-    draw = seeds.uniform(seeds.derive(case.seed, "zero gradient"), case.ids[at], torch.zeros_like(at), _values(clean))
+    draw = seeds.uniform(
+        seeds.derive(case.seed, "zero gradient"), case.ids[at], torch.zeros_like(at), _values(clean)
+    )
     near = (clean + case.epsilon * (2 * draw.view_as(clean) - 1)).clamp(0, 1)
     shown = _has_none(case, clean, at) | _has_none(case, near, at)
     return share("zero gradient", case, at, shown, "gradients are zero or not finite at {} of images")
@@ -52,7 +53,9 @@ def finite_difference(case: Case) -> Verdict:
     if not len(at):
         return unjudged("finite difference", "no image is classified correctly", AGREES)
     parts = zip(case.images[at].split(case.batch_size), case.labels[at].split(case.batch_size), strict=True)
-    shares = torch.cat([step_shares(case.network, x, labels) for x, labels in parts]).nan_to_num(0.0, 0.0, 0.0)
+    shares = torch.cat([step_shares(case.network, x, labels) for x, labels in parts]).nan_to_num(
+        0.0, 0.0, 0.0
+    )
     statistic = shares.double().quantile(_PERCENTILE).item()
     below = shares < AGREES
     fails = statistic < AGREES and int(below.sum()) >= LEAST

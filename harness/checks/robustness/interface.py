@@ -5,11 +5,11 @@ its outputs are.
 from itertools import combinations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from harness.attacks.batch import logits
-from harness.checks.robustness.verdict import LEAST, Case, Verdict, evidence_of, unjudged
+from harness.checks.robustness.verdict import LEAST, Case, Judgement, Verdict, evidence_of, unjudged
 from harness.evaluation.randomised import DRAWS
 
 _DEVIATION = 1e-4  # of logits of length 1; honest networks stay within 2e-7
@@ -20,10 +20,8 @@ _ALONE = 16  # images that are tried alone
 
 def randomness(case: Case) -> Verdict:
     """R: the largest distance of an image's logits, of length 1, between three runs."""
-    runs = [_directions(case, case.network, case.images, case.batch_size) for _ in range(3)]
-    distances = torch.stack([(one - other).norm(dim=1) for one, other in combinations(runs, 2)]).amax(0)
+    distances = _rerun_distances(case)
     changed = distances > _DEVIATION
-    largest = distances.max().item()
     draws = bool(changed.any())
     sentence = (
         f"randomised: judged by the mean of {DRAWS} draws, no image leaves an attack early"
@@ -31,19 +29,20 @@ def randomness(case: Case) -> Verdict:
         else "the same logits in every run"
     )
     found = evidence_of(case, changed.nonzero()[:, 0])
-    verdict = "warn" if draws else "pass"
+    verdict: Judgement = "warn" if draws else "pass"
+    largest = distances.max().item()
     return Verdict("randomness", largest, _DEVIATION, verdict, len(case.ids), sentence, found)
 
 
 def company(case: Case) -> Verdict:
-    """B: the same between batches of other sizes, the draws of a network that draws aside."""
-    if case.draws:
+    """B: the same between batches of other sizes, of a network that does not draw."""
+    if (_rerun_distances(case) > _DEVIATION).any():
         return unjudged("company", "randomised: no two calls can be compared", _DEVIATION)
-    whole = _directions(case, case.network, case.images, case.batch_size)
+    whole = _directions(case, case.images, case.batch_size)
     distances = torch.zeros(len(whole), dtype=torch.float64, device=whole.device)
     for size in _BATCHES:
         count = len(whole) if size > 1 else min(_ALONE, len(whole))
-        other = _directions(case, case.network, case.images[:count], size)
+        other = _directions(case, case.images[:count], size)
         distances[:count] = torch.maximum(distances[:count], (whole[:count] - other).norm(dim=1))
     changed = distances > _DEVIATION
     count = int(changed.sum())
@@ -81,6 +80,12 @@ def outputs(case: Case) -> Verdict:
     )  # fmt: skip
 
 
-def _directions(case: Case, network: nn.Module, images: Tensor, size: int) -> Tensor:
+def _rerun_distances(case: Case) -> Tensor:
+    """float64 [N]: the largest of an image between three runs of the same batches."""
+    runs = [_directions(case, case.images, case.batch_size) for _ in range(3)]
+    return torch.stack([(one - other).norm(dim=1) for one, other in combinations(runs, 2)]).amax(0)
+
+
+def _directions(case: Case, images: Tensor, size: int) -> Tensor:
     """Logits [B, classes] of length 1."""
-    return normalize(logits(network, images, size).double(), dim=1)
+    return normalize(logits(case.network, images, size).double(), dim=1)

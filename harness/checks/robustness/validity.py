@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.attacks.attack import RELATIVE_TOLERANCE, TOLERANCE
-from harness.checks.robustness.verdict import EVIDENCE, Verdict
+from harness.checks.robustness.verdict import EVIDENCE, Judgement, Verdict
 from harness.data.datasets import Images
 
 
@@ -36,7 +36,7 @@ def validity(made: list[Made], images: Images) -> Verdict:
         counted += len(bad)
         invalid += each.rows["image_id"][bad].tolist()
     sentence = f"{len(invalid)} of {counted} adversarial images are invalid"
-    verdict = "fail" if invalid else "pass"
+    verdict: Judgement = "fail" if invalid else "pass"
     return Verdict(
         "validity", float(len(invalid)), 0.0, verdict, counted, sentence, tuple(invalid[:EVIDENCE])
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.attack import Attack
+from harness.attacks.autoattack.auto_pgd import ApgdCe
 from harness.attacks.batch import frozen, logits
 from harness.attacks.gradient_sign import Pgd
 from harness.checks.gradients import has_gradient
@@ -24,6 +25,7 @@ LEAST = 2  # images that a failure needs: one may be on the boundary
 SHARE = 0.01  # of the images that the network classifies correctly
 _RANDOMISED = 20  # images of a network that draws, each of whose gradients takes as many passes as draws
 PGD_STEPS = 40
+_APGD_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,19 @@ class Case:
         if not self.differentiable:
             return self.attacked
         return self.attacked[~self.fooled(self.attacked, self.pgd())]
+
+    @cached_property
+    def fooled_by_apgd(self) -> Tensor:
+        """bool, for each of ``survivors``: whether APGD on the cross-entropy fools it."""
+        if not self.differentiable:
+            return torch.zeros_like(self.survivors, dtype=torch.bool)
+        apgd = ApgdCe(method="apgd_ce", norm="linf", epsilon=(self.epsilon,), steps=_APGD_STEPS)
+        return self.fooled(self.survivors, apgd, "apgd")
+
+    @property
+    def standing(self) -> Tensor:
+        """Positions int64 of those that no attack by gradients fools: neither PGD nor APGD."""
+        return self.survivors[~self.fooled_by_apgd]
 
     def pgd(self, epsilon: float | None = None, steps: int = PGD_STEPS) -> Pgd:
         """The white box's attack, or the same with another radius or more steps."""
@@ -170,12 +185,17 @@ def evidence_of(case: Case, at: Tensor) -> tuple[int, ...]:
 
 
 def beyond(
-    check: str, case: Case, fooled: Tensor, sentence: str, severity: Literal["warn", "fail"] = "fail"
+    check: str,
+    case: Case,
+    at: Tensor,
+    fooled: Tensor,
+    sentence: str,
+    severity: Literal["warn", "fail"] = "fail",
 ) -> Verdict:
-    """Of the images that attacks start from, the share that a rival ``fooled`` of the white box's survivors.
+    """Of the images that attacks start from, the share that a rival ``fooled`` alone.
 
-    bool, one for each of ``case.survivors``.
+    bool, one for each of the images at positions ``at``, which the others did not fool.
     """
     shown = torch.zeros(len(case.ids), dtype=torch.bool, device=case.ids.device)
-    shown[case.survivors] = fooled
+    shown[at] = fooled
     return share(check, case, case.attacked, shown[case.attacked], sentence, severity)
