@@ -20,6 +20,7 @@ ABOUT = {
     "protocol": "prediction",
     "architecture": "convnet",
     "networks": [],
+    "controls_left_out": [],
 }
 # Attack and epsilon * 255 -> positions in LABELS that networks get wrong; the base network one more.
 WRONG: dict[tuple[str, int | None], set[int]] = {

@@ -16,7 +16,7 @@ from harness.cluster.connection import connect
 from harness.errors import HarnessError, did_you_mean
 from harness.results.cells import Cell, hardware
 from harness.results.store import Store
-from harness.study.spec import ComputeSpec
+from harness.study.compute import ComputeSpec
 
 
 def _on_gpu(setting: Setting) -> Iterator[Case]:

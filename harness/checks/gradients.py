@@ -68,7 +68,7 @@ def has_gradient(network: nn.Module, x: Tensor) -> bool:
 
 
 def has_no_direction(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-    """bool [B]: images x [B, C, H, W] with a gradient of their label's cross-entropy that is 0 or not finite."""
+    """bool [B]: of images x [B, C, H, W], whether the gradient of cross-entropy is 0 or not finite."""
     with torch.enable_grad():
         x = x.clone().requires_grad_()
         gradient = _derived(F.cross_entropy(network(x), labels, reduction="sum"), x)

@@ -17,7 +17,7 @@ from typing import Any
 from harness.cluster import nodes, shipping
 from harness.cluster.workers import Cluster
 from harness.errors import HarnessError
-from harness.study.spec import ComputeSpec
+from harness.study.compute import ComputeSpec
 
 _REMIND_S = 30  # between two messages while waiting
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}

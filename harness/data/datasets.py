@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.data import SOURCES
 from harness.data.source import Split, first_few, reading, size_text
-from harness.data.subset import DatasetSpec, kept_classes, kept_images
+from harness.data.subset import DatasetSpec, held_out, kept_classes, kept_images
 from harness.errors import HarnessError
 
 
@@ -35,14 +35,22 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Both splits, of one image shape; ``classes[label]`` is a class's name.
+    """The splits, of one image shape; ``classes[label]`` is a class's name.
 
-    Every class has training images.
+    Every class has training images, and validation images where there are any: held out of the training
+    images, for choices that must not be made on test images.
     """
 
     classes: tuple[str, ...]
     train: Images
     test: Images
+    validation: Images | None = None
+
+    def of(self, split: str) -> Images:
+        """The images of 'train', 'validation' or 'test'."""
+        images: Images | None = getattr(self, split)
+        assert images is not None, f"no {split} images"
+        return images
 
 
 # --- files ------------------------------------------------------------------------------------------
@@ -121,9 +129,10 @@ def _download(spec: DatasetSpec, data: Path | None) -> str:
 def load(spec: DatasetSpec, data: Path | None) -> Dataset:
     """The images that ``spec`` asks for: classes, then stratified images of each split, drawn by its seed.
 
-    The draw from one split does not depend on the other's limit. Downloads nothing. Raises
-    HarnessError when files are missing, truncated or corrupt, when labels or image sizes do not fit
-    together, and when more classes or images are asked for than there are.
+    The draw from one split does not depend on the other's limit; validation images are drawn of the training
+    images that are kept. Downloads nothing. Raises HarnessError when files are missing, truncated or corrupt,
+    when labels or image sizes do not fit together, when more classes or images are asked for than there are,
+    and when a class is left without an image.
     """
     splits = SOURCES[spec.source].open(_existing_files(spec, data))
     classes = kept_classes(spec, splits)
@@ -140,7 +149,10 @@ def load(spec: DatasetSpec, data: Path | None) -> Dataset:
             f"{spec.label}: expected images of one size,"
             f" got {size_text(train.pixels)} (train) and {size_text(test.pixels)} (test)"
         )
-    return Dataset(names, train, test)
+    held = held_out(spec, train.labels, names)
+    if not held.any():
+        return Dataset(names, train, test)
+    return Dataset(names, train.take(np.flatnonzero(~held)), test, train.take(np.flatnonzero(held)))
 
 
 def _images(spec: DatasetSpec, name: str, split: Split, classes: np.ndarray) -> Images:

@@ -52,6 +52,7 @@ class Extent:
     test: int
     shape: tuple[int, int, int]
     classes: int
+    validation: int = 0
 
     @property
     def values(self) -> int:

@@ -3,7 +3,7 @@
 A draw follows the data set's seed and its own name, so none depends on another.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -51,6 +51,11 @@ class DatasetSpec(Settings):
     )
     train_limit: Count | None = Field(None, description="training images kept, stratified")
     test_limit: Count | None = Field(None, description="test images kept, stratified")
+    validation_limit: Count | None = Field(
+        None,
+        description="of the training images kept, so many are held out, stratified: what is chosen among a "
+        "grid's networks is chosen on them",
+    )
 
     @model_validator(mode="after")
     def _is_named(self) -> Self:
@@ -113,6 +118,31 @@ def kept_images(spec: DatasetSpec, split: str, labels: np.ndarray, classes: np.n
             f" got {limit}"
         )
     return keep[stratified(labels[keep], limit, _generator(spec.seed, split))]
+
+
+def held_out(spec: DatasetSpec, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Which of the training images that are kept, of ``labels`` 0, 1, ..., are for validation: bool [n].
+
+    The draw follows the limit of the training images and is one of its own. Raises HarnessError where it
+    leaves a class, one of ``names``, without an image in either part.
+    """
+    held = np.zeros(len(labels), dtype=bool)
+    limit = spec.validation_limit
+    if limit is None:
+        return held
+    if limit >= len(labels):
+        raise HarnessError(
+            f"{spec.label}: expected validation_limit to be below the {len(labels)} training images that it "
+            f"is held out of, got {limit}"
+        )
+    held[stratified(labels, limit, _generator(spec.seed, "validation"))] = True
+    for what, part in (("validation", labels[held]), ("training", labels[~held])):
+        empty = [name for label, name in enumerate(names) if not (part == label).any()]
+        if empty:
+            raise HarnessError(
+                f"{spec.label}: validation_limit {limit} leaves no {what} image of {first_few(empty)}"
+            )
+    return held
 
 
 def _present_classes(spec: DatasetSpec, splits: Splits) -> np.ndarray:

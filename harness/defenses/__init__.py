@@ -6,6 +6,7 @@ it in ``defenses``, and the tables have rows for it. Without touching the packag
 """
 
 from harness.defenses.adversarial_images import AdversarialImages
+from harness.defenses.controls import NoiseLabels, NoNoise
 from harness.defenses.defense import Defense
 from harness.defenses.ensemble import Ensemble
 from harness.defenses.foreign import ForeignDefense
@@ -20,5 +21,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "pgd_training": PgdTraining,
     "trades": Trades,
     "ensemble": Ensemble,
+    "no_noise": NoNoise,
+    "noise_labels": NoiseLabels,
     "foreign": ForeignDefense,
 }

@@ -75,10 +75,14 @@ class AttackTask:
 
 @dataclass(frozen=True)
 class PredictionTask:
-    """A network on several sets of images: the adversarial ones of a cell each, or (None) the clean ones."""
+    """A network on several sets of images: the adversarial ones of a cell each, or (None) the clean ones.
+
+    ``splits``: of which split each set is.
+    """
 
     network: StoredNetwork
     images: tuple[Cell | None, ...]
+    splits: tuple[str, ...]
     batch_size: int
 
 
@@ -127,7 +131,7 @@ class Tester:
 
     def attack(self, task: AttackTask) -> list[tuple[dict[str, Any], np.ndarray]]:
         """Rows and images for each epsilon: see ``attack_block``."""
-        images = getattr(self._dataset, task.split).take(task.block)
+        images = self._dataset.of(task.split).take(task.block)
         how = (task.seed, task.batch_size, task.limit_s, task.tells_fragility)
         with self._using(task.network, task.settings) as network:
             if not task.is_member:
@@ -145,22 +149,22 @@ class Tester:
         return rows, self._store.tensors(cell)["adversarial"][block] if is_kept else None
 
     def predict(self, task: PredictionTask) -> list[dict[str, np.ndarray] | Failed]:
-        """Columns of each set of test images: ``prediction`` int64 [N], ``draws`` where the network draws.
+        """Columns of each set of images: ``prediction`` int64 [N], ``draws`` where the network draws.
 
         A set that can't be read fails alone.
         """
         with self._using(task.network) as network:
 
-            def predicted(images: Cell | None) -> dict[str, np.ndarray]:
+            def predicted(images: Cell | None, split: str) -> dict[str, np.ndarray]:
                 pixels = (
-                    self._dataset.test.pixels
+                    self._dataset.of(split).pixels
                     if images is None
                     else self._store.tensors(images)["adversarial"]
                 )
-                found = _predictions(network, pixels, self._dataset.test.ids, task.batch_size)
+                found = _predictions(network, pixels, self._dataset.of(split).ids, task.batch_size)
                 return {"prediction": found, **draws_column(network, len(found))}
 
-            return [attempt(predicted, images) for images in task.images]
+            return [attempt(predicted, *each) for each in zip(task.images, task.splits, strict=True)]
 
 
 def _predictions(network: nn.Module, pixels: np.ndarray, ids: np.ndarray, batch_size: int) -> np.ndarray:

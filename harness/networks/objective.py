@@ -119,6 +119,12 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+def kl_divergence(target: Tensor, logits: Tensor) -> Tensor:
+    """Per-sample KL(target || network) [B] of log-probabilities [B, classes] and a network's logits."""
+    outputs = F.log_softmax(logits, dim=1)
+    return F.kl_div(outputs, target, reduction="none", log_target=True).sum(1)
+
+
 def supervised(inputs: Inputs) -> Objective:
     """Clean images and their labels: the base network (paper IV)."""
 

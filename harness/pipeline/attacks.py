@@ -30,7 +30,7 @@ def make(run: Run, step: str, planned: Sequence[PlannedAttack], done: int = 0) -
     cells = [cell for attack in planned for cell in attack.cells]
     missing = set(run.todo(cells))
     todo = [attack for attack in planned if missing.intersection(attack.cells)]
-    total = sum(len(getattr(run.dataset, attack.split).ids) for attack in todo)
+    total = sum(len(run.dataset.of(attack.split).ids) for attack in todo)
     run.progress.begin(step, total, "images", done + len(cells) - len(missing))
     # A member of a worst case starts from what the one before it left.
     for position in sorted({attack.position for attack in todo}):
@@ -108,7 +108,7 @@ def _tasks(run: Run, attack: PlannedAttack) -> list[AttackTask]:
 
 def image_blocks(run: Run, split: str) -> list[slice]:
     """The blocks in which a split's images are attacked."""
-    count = len(getattr(run.dataset, split).ids)
+    count = len(run.dataset.of(split).ids)
     return blocks(count, BATCHES_PER_BLOCK * run.study.batch_size)
 
 

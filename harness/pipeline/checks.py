@@ -25,7 +25,7 @@ _GRADIENTS = 250  # that an image takes, where about half survive the white box
 
 @dataclass(frozen=True)
 class CheckTask:
-    """All checks of one network; ``base``: the network that images for transfer are made on, None for none."""
+    """All checks of one network; ``base``: whose images are tried for transfer, None for none."""
 
     network: StoredNetwork
     base: StoredNetwork | None

@@ -1,6 +1,6 @@
 """V-C to V-E: every network on every set of images, and the white box."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,14 +15,15 @@ from harness.study.evaluations import Evaluation
 
 
 def _black_box_cells(run: Run) -> Iterable[Cell]:
-    return [evaluation.cell for evaluation in run.plan.black_box]
+    return run.plan.black_box_cells()
 
 
 def _black_box(run: Run) -> int:
     missing = run.todo(_black_box_cells(run))
     feasible = run.feasible("black-box", missing)
-    todo = [evaluation for evaluation in run.plan.black_box if evaluation.cell in feasible]
-    run.progress.begin("black-box", len(todo), "cells", len(run.plan.black_box) - len(missing))
+    planned = (*run.plan.black_box, *run.plan.validation)
+    todo = [evaluation for evaluation in planned if evaluation.cell in feasible]
+    run.progress.begin("black-box", len(todo), "cells", len(planned) - len(missing))
     if todo:
         groups = [(mine, [_prediction(run, mine)]) for mine in _by_network(todo)]
         arguments = (run.store, run.shared_dataset)
@@ -46,7 +47,9 @@ def _by_network(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
 def _prediction(run: Run, evaluations: list[Evaluation]) -> PredictionTask:
     images = tuple(evaluation.images for evaluation in evaluations)
     network = evaluations[0].network
-    return PredictionTask(StoredNetwork(network.architecture, network.cell), images, run.study.batch_size)
+    splits = tuple(evaluation.cell.partition["split"] for evaluation in evaluations)
+    stored = StoredNetwork(network.architecture, network.cell)
+    return PredictionTask(stored, images, splits, run.study.batch_size)
 
 
 def _finish(run: Run, evaluation: Evaluation, predicted: Mapping[str, np.ndarray] | Failed) -> None:
@@ -54,15 +57,15 @@ def _finish(run: Run, evaluation: Evaluation, predicted: Mapping[str, np.ndarray
     if isinstance(predicted, Failed):
         run.fail([evaluation.cell], predicted)
         return
-    test = run.dataset.test
-    run.keep(evaluation.cell, {"image_id": test.ids, "label": test.labels, **predicted})
+    images = run.dataset.of(evaluation.cell.partition["split"])
+    run.keep(evaluation.cell, {"image_id": images.ids, "label": images.labels, **predicted})
 
 
 def _black_box_price(quote: Quote) -> Price:
-    cells = len(quote.plan.black_box)
-    seconds = cells * quote.size.test / quote.rates.forwards
-    written = cells * table_bytes("evaluation", quote.size.test)
-    return Price("black-box", cells, seconds, len(quote.plan.networks), written)
+    counts = [quote.count(cell.partition["split"]) for cell in quote.plan.black_box_cells()]
+    seconds = sum(counts) / quote.rates.forwards
+    written = sum(table_bytes("evaluation", count) for count in counts)
+    return Price("black-box", len(counts), seconds, len(quote.plan.networks), written)
 
 
 # --- the white box ----------------------------------------------------------------------------------------
@@ -73,16 +76,18 @@ def _white_box_cells(run: Run) -> Iterable[Cell]:
 
 
 def _white_box(run: Run) -> int:
-    copied = _copy_measured(run)
-    return copied + attacks.make(run, "white-box", run.plan.white_box, len(run.plan.measured))
+    plan = run.plan
+    tried = _copy(run, plan.measured)
+    tried += attacks.make(run, "white-box", plan.white_box, len(plan.measured) + len(plan.copied))
+    return tried + _copy(run, plan.copied)
 
 
 _MEASURED = ("image_id", "label", "l0", "mean_l1", "l1", "l2", "linf", "draws", "attack_s")
 
 
-def _copy_measured(run: Run) -> int:
-    """What the attacks on the base networks measured there is their white box."""
-    images = {evaluation.cell: evaluation.images for evaluation in run.plan.measured}
+def _copy(run: Run, measured: Sequence[Evaluation]) -> int:
+    """What the attacks on the base networks measured is their white box, and that of their twins."""
+    images = {evaluation.cell: evaluation.images for evaluation in measured}
     missing = run.todo(images)
     feasible = run.feasible("white-box", missing)
     for cell in missing:
@@ -90,13 +95,14 @@ def _copy_measured(run: Run) -> int:
         if cell in feasible and source is not None:
             made = run.store.read(source).to_pydict()
             rows = {name: made[name] for name in _MEASURED}
-            run.keep(cell, {**rows, "prediction": made["adversarial_predicted"]})
+            says = "adversarial_predicted" if source.table == "attack" else "prediction"
+            run.keep(cell, {**rows, "prediction": made[says]})
     return len(missing)
 
 
 def _white_box_price(quote: Quote) -> Price:
     price = attacks.attack_price("white-box", quote.plan.white_box, quote)
-    copied = len(quote.plan.measured)
+    copied = len(quote.plan.measured) + len(quote.plan.copied)
     return replace(
         price,
         cells=price.cells + copied,

@@ -27,9 +27,11 @@ _SQL_TYPES = {
 }
 # The files of views, each of which stands on those before it.
 CHAPTERS = (
-    *("arithmetic", "bound", "attacks", "fragility"),
-    *("accuracies", "robust", "statistics", "cells", "speed"),
+    *("arithmetic", "bound", "attacks", "fragility", "accuracies", "choices", "robust", "verdicts"),
+    *("statistics", "lines", "ranking", "cells", "speed"),
 )
+# What most tables stand on, each on those before it: see `settle`.
+SETTLED = ("accuracies", "smallest_change", "coverage", "robust", "bound_test", "credit", "verdicts")
 _READING = "select, from, with, describe, summarize, show, pivot ... on x in (...)"
 
 
@@ -69,6 +71,19 @@ def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection
         connection.close()
         raise HarnessError(f"the results in '{store.folder}' cannot be read: {error}") from error
     return connection
+
+
+def settle(connection: duckdb.DuckDBPyConnection) -> None:
+    """Compute once what most tables stand on: these views become tables of the same rows.
+
+    For whoever makes many tables: a view is computed anew, from the files, each time that another names it.
+    """
+    views = connection.execute("select view_name from duckdb_views() where not internal").fetchall()
+    for name in SETTLED:
+        if (name,) in views:
+            connection.execute(f"create table settled as from {name}")
+            connection.execute(f"drop view {name}")
+            connection.execute(f"alter table settled rename to {name}")
 
 
 def query(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:

@@ -85,8 +85,8 @@ def _grid(table: Table) -> Grid:
     for position, name in enumerate(table.header):
         justify: Literal["left", "right"] = "right" if _are_numbers(columns[position]) else "left"
         grid.add_column(Text(name), justify=justify, overflow="fold", no_wrap=position == 0)
-    for line in zip(*map(_aligned, columns), strict=True):
-        grid.add_row(*map(Text, line))
+    for position, line in enumerate(zip(*map(_aligned, columns), strict=True)):
+        grid.add_row(*map(Text, line), style="dim" if position in table.faint else "")
     return grid
 
 
@@ -99,9 +99,9 @@ def _are_numbers(cells: Line) -> bool:
 
 
 def _aligned(cells: Line) -> Line:
-    """'9.1 ±0.5' below '10.2 ±0.6' with the points in one column, and '9.1 s 0.5' likewise."""
+    """'9.1 [8.0, 9.9]' below '10.2 [9.4, 11.1]' with the points in one column."""
     numbers = [cell.partition(" ")[0] for cell in cells]
-    if not any(re.match(r"\d+\.\d (±|s )", cell) for cell in cells):
+    if not any(re.match(r"[+-]?\d+\.\d \[", cell) for cell in cells):
         return cells
     width = max(map(len, numbers))
     return tuple(" " * (width - len(number)) + cell for number, cell in zip(numbers, cells, strict=True))

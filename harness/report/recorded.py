@@ -25,6 +25,7 @@ STUDIES = {
     "effectiveness_k": "double",
     "protocol": "varchar",
     "architecture": "varchar",
+    "controls_left_out": "varchar[]",
 }
 FOLDERS = tuple(dict.fromkeys(name for table in SCHEMAS.values() for name in table.partition))
 CELLS = {

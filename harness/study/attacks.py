@@ -1,6 +1,6 @@
 """The attacks of a study: on which network and images each is made, and what determines what it makes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,14 @@ def members_of(name: str, settings: Attack) -> list[Member]:
 
 
 def attacks_on(ground: Ground, base: Network) -> Iterable[PlannedAttack]:
-    """What is made on one base network: on training images what trainings need, on test images all."""
-    wanted = {"train": _needed_for_training(ground.study), "test": ground.study.attacks}
+    """What is made on one base network: on training images what trainings need, on test images all.
+
+    On validation images all as well, where something is chosen on them.
+    """
+    study = ground.study
+    wanted: dict[str, Mapping[str, Attack]] = {"train": _needed_for_training(study), "test": study.attacks}
+    if study.chosen_among():
+        wanted["validation"] = study.attacks
     for split, attacks in wanted.items():
         for name, settings in attacks.items():
             yield from _attack(ground, base, name, split, settings)

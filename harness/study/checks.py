@@ -7,7 +7,7 @@ from typing import Any, Literal
 from harness.results.cells import Cell
 from harness.settings import Epsilon
 from harness.study.attacks import PlannedAttack
-from harness.study.spec import BASE, Study
+from harness.study.spec import Study
 from harness.study.trainings import Ground, Network
 
 REVISION = 0  # goes up when a check says something else of the same network
@@ -43,7 +43,7 @@ def checks_of(
     if not spec.enabled:
         return
     epsilon = checked_epsilon(ground.study)
-    other = None if network.method == BASE else base
+    other = None if network.cell == base.cell else base
     identity = {
         "checks": "network",
         "epsilon": epsilon,

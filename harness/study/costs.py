@@ -72,12 +72,13 @@ def extent(study: Study, data: Path | None) -> Extent:
     if official is None:
         dataset = datasets.load(spec, data)
         shape: Any = dataset.train.pixels.shape[1:]
-        return Extent(len(dataset.train.ids), len(dataset.test.ids), shape, len(dataset.classes))
+        held = 0 if dataset.validation is None else len(dataset.validation.ids)
+        return Extent(len(dataset.train.ids), len(dataset.test.ids), shape, len(dataset.classes), held)
     kept = spec.classes or official.classes
     train, test = (count * kept // official.classes for count in (official.train, official.test))
-    return Extent(
-        min(spec.train_limit or train, train), min(spec.test_limit or test, test), official.shape, kept
-    )
+    train, test = min(spec.train_limit or train, train), min(spec.test_limit or test, test)
+    held = spec.validation_limit or 0
+    return Extent(train - held, test, official.shape, kept, held)
 
 
 def workers_here() -> int:
@@ -148,7 +149,8 @@ class Quote:
 
     def count(self, split: str) -> int:
         """Images of a split."""
-        return self.size.train if split == "train" else self.size.test
+        count: int = getattr(self.size, split)
+        return count
 
 
 def training_price(step: str, networks: Iterable[Network], quote: Quote) -> Price:
@@ -187,4 +189,5 @@ def memory(study: Study, size: Extent) -> tuple[int, int]:
     uses_images = any(settings.needs().images_of for _, settings in study.networks())
     adversarial = 4 * size.values * size.train if uses_images else 0
     # A weight, its gradient and Adam's two moments.
-    return (size.train + size.test) * size.values, 16 * weights + size.train * size.values + adversarial
+    images = size.train + size.validation + size.test
+    return images * size.values, 16 * weights + size.train * size.values + adversarial

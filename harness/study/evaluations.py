@@ -25,32 +25,47 @@ from harness.study.trainings import Ground, Network
 class Evaluation:
     """One network on one set of images: clean ones, or an attack's, made on the base network.
 
-    In the white box: the base network on images that were made on itself, measured when they were.
+    In the white box: a base network on images that were made on itself, measured when they were.
     """
 
     cell: Cell
     network: Network
-    images: Cell | None = None  # attack cell; None for clean images
+    images: Cell | None = None  # cell of table attack or, in the white box, evaluation; None for clean images
     is_stage: bool = False  # of a worst case that goes on: see ``PlannedAttack``
 
 
-def black_box_of(ground: Ground, network: Network, attacks: Iterable[PlannedAttack]) -> Iterable[Evaluation]:
-    """A network on clean images and on those made on the base network of its seed, stages left out."""
+def black_box_of(
+    ground: Ground, network: Network, attacks: Iterable[PlannedAttack], split: str = "test"
+) -> Iterable[Evaluation]:
+    """A network on clean images of a split and on those made of them on the base network of its seed.
+
+    Stages of a worst case are left out.
+    """
     clean = {"attack": CLEAN, **dict.fromkeys(ATTACK_COLUMNS), "attack_method": CLEAN, "source": None}
-    yield Evaluation(_evaluation(ground, "clean", network, clean, "clean images"), network)
-    yield from _on_images(ground, "black_box", network, [each for each in attacks if not each.is_stage])
+    against = "clean images" if split == "test" else f"clean {split} images"
+    yield Evaluation(_evaluation(ground, "clean", network, clean, against, split=split), network)
+    whole = [each for each in attacks if not each.is_stage]
+    yield from _on_images(ground, "black_box", network, whole, split)
+
+
+def on_validation_images(study: Study, networks: Iterable[Network]) -> list[Network]:
+    """The networks that are chosen among, and the base network beside them; none where nothing is chosen."""
+    named = {BASE, *study.chosen_among()} if study.chosen_among() else {}
+    return [network for network in networks if network.entry in named]
 
 
 def _on_images(
-    ground: Ground, access: str, network: Network, attacks: Iterable[PlannedAttack]
+    ground: Ground, access: str, network: Network, attacks: Iterable[PlannedAttack], split: str = "test"
 ) -> Iterable[Evaluation]:
-    """A network on the test images that attacks made on the base network of its seed."""
+    """A network on the images of a split that attacks made on the base network of its seed."""
     for attack in attacks:
-        for images in attack.cells if attack.split == "test" else ():
+        for images in attack.cells if attack.split == split else ():
             columns = {"attack": attack.name, "source": attack.network.name}
             columns |= {name: images.columns[name] for name in ATTACK_COLUMNS}
             against = with_epsilon(attack.name, images.columns["epsilon"])
-            cell = _evaluation(ground, access, network, columns, against, (images,))
+            if split != "test":
+                against += f" on {split} images"
+            cell = _evaluation(ground, access, network, columns, against, (images,), split=split)
             yield Evaluation(cell, network, images, attack.is_stage)
 
 
@@ -62,26 +77,25 @@ def _evaluation(
     against: str,
     images: tuple[Cell, ...] = (),
     attack: Mapping[str, Any] | None = None,
+    split: str = "test",
 ) -> Cell:
-    """The cell of a network on a set of test images.
+    """The cell of a network on a set of images.
 
     ``images``: the cell that holds them, or that they are made from; ``attack`` is what determines images
     made on the way.
     """
     identity = {
-        "data": ground.data["test"],
+        "data": ground.data[split],
         "batch_size": ground.study.batch_size,
         **ground.code_of(network.architecture),
         **(attack or {}),
     }
-    shared = {**network.cell.columns, "seed": network.seed}
+    shared = {**network.cell.columns, "name": network.name, "seed": network.seed}
     named = {"network": network.cell.key, "method": network.method, **shared, **columns}
     needs = (network.cell, *images)
-    title = f"{network.cell.title} against {against}"
-    if network.cell.columns["seed"] is None:  # a finished model's title names none
-        title = ground.title(title, network.seed)
+    title = f"{ground.title(network.title, network.seed)} against {against}"
     return Cell(
-        "evaluation", ground.partition(split="test", access=access), named, identity, needs, title=title
+        "evaluation", ground.partition(split=split, access=access), named, identity, needs, title=title
     )
 
 
@@ -94,6 +108,18 @@ def in_white_box(study: Study, networks: Iterable[Network]) -> list[Network]:
     if names is None:
         return list(networks)
     return [network for network in networks if {network.name, network.entry} & {*names}]
+
+
+def copied_to_twin(
+    ground: Ground, twin: Network, measured: Iterable[Evaluation], attacks: Iterable[PlannedAttack]
+) -> Iterable[Evaluation]:
+    """The white box of a twin: that of the base network that it is, whose evaluations are copied."""
+    made = [(each.cell, each.is_stage) for each in measured]
+    made += [(cell, attack.is_stage) for attack in attacks for cell in attack.cells]
+    for cell, is_stage in made:
+        columns = {name: cell.columns[name] for name in ("attack", *ATTACK_COLUMNS)} | {"source": twin.name}
+        copy = _evaluation(ground, "white_box", twin, columns, _against(columns), (cell,))
+        yield Evaluation(copy, twin, cell, is_stage)
 
 
 def measured_on(ground: Ground, network: Network, attacks: Iterable[PlannedAttack]) -> Iterable[Evaluation]:
@@ -134,10 +160,14 @@ def _attack_on(
         for epsilon, before in zip(settings.epsilons, after, strict=True):
             columns = {"attack": member.attack, "source": network.name}
             columns |= attack_columns(member.shown, epsilon)
-            against = with_epsilon(member.attack, epsilon)
-            if columns["step_size"] is not None:
-                against += f" in steps of {columns['step_size']:.3g}"
             needs = (before,) if before else ()
-            yield _evaluation(ground, "white_box", network, columns, against, needs, identity)
+            yield _evaluation(ground, "white_box", network, columns, _against(columns), needs, identity)
 
     yield from laid_out(name, settings, "test", network, draws, cells_of, keeps_images)
+
+
+def _against(columns: Mapping[str, Any]) -> str:
+    """What messages call an attack of the white box, of its columns."""
+    against = with_epsilon(columns["attack"], columns["epsilon"])
+    step = columns["step_size"]
+    return against if step is None else f"{against} in steps of {step:.3g}"

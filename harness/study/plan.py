@@ -6,34 +6,46 @@ left out: they change at most the last bits of a training. A method's ``revision
 that computes something else under the same settings never serves old results.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.results.cells import Cell
 from harness.study.attacks import PlannedAttack, attacks_on, training_images
 from harness.study.checks import PlannedCheck, checks_of
-from harness.study.evaluations import Evaluation, black_box_of, in_white_box, measured_on, white_box_of
+from harness.study.controls import TWIN
+from harness.study.evaluations import (
+    Evaluation,
+    black_box_of,
+    copied_to_twin,
+    in_white_box,
+    measured_on,
+    on_validation_images,
+    white_box_of,
+)
 from harness.study.spec import Study
 from harness.study.trainings import (
     Available,
     Ground,
     Network,
     base_network,
+    control_network,
     defended_network,
     finished_model,
+    twin_of,
 )
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test")  # that have a bound
 
 
 @dataclass(frozen=True)
 class Plan:
     """A study's cells, by what they are for; all seeds one after the other.
 
-    ``tested``: all networks, once for each seed whose attacks they meet. ``white_box`` are attacks made on
-    each network; what the base networks' attacks measured already is in ``measured``. ``planned`` says what
-    each evaluation is of, in the order of the tables.
+    ``tested``: all networks, once for each seed whose attacks they meet. ``black_box``: on test images, and
+    on ``validation`` images what is chosen on them. ``white_box`` are attacks made on each network; what the
+    base networks' attacks measured already is in ``measured``, what is measured on a base network that is
+    another's twin in ``copied``.
     """
 
     ground: Ground
@@ -41,11 +53,14 @@ class Plan:
     bases: tuple[Network, ...]
     attacks: tuple[PlannedAttack, ...]
     defended: tuple[Network, ...]
+    controls: tuple[Network, ...]
     models: tuple[Network, ...]
     tested: tuple[Network, ...]
     black_box: tuple[Evaluation, ...]
+    validation: tuple[Evaluation, ...]
     white_box: tuple[PlannedAttack, ...]
     measured: tuple[Evaluation, ...]
+    copied: tuple[Evaluation, ...]
     checks: tuple[PlannedCheck, ...] = ()
 
     @property
@@ -59,8 +74,8 @@ class Plan:
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """All networks, the base networks first, finished models last."""
-        return (*self.bases, *self.defended, *self.models)
+        """All networks that are trained or read, the base networks first, finished models last."""
+        return (*self.bases, *self.defended, *self.controls, *self.models)
 
     def trained_by(self, step: str) -> tuple[Network, ...]:
         """The networks of the step 'base-network', 'defense' or 'baselines'."""
@@ -69,15 +84,20 @@ class Plan:
     def white_box_cells(self) -> list[Cell]:
         """The white box's, network by network."""
         made = [cell for attack in self.white_box for cell in attack.cells]
-        return [*(evaluation.cell for evaluation in self.measured), *made]
+        measured, copied = ([each.cell for each in part] for part in (self.measured, self.copied))
+        return [*measured, *made, *copied]
+
+    def black_box_cells(self) -> list[Cell]:
+        """Every network on images made on the base network, validation images last."""
+        return [evaluation.cell for evaluation in (*self.black_box, *self.validation)]
 
     def cells(self) -> list[Cell]:
         """All cells."""
         attacks = [cell for attack in self.attacks for cell in attack.cells]
         networks = [network.cell for network in self.networks]
-        black_box = [evaluation.cell for evaluation in self.black_box]
+        evaluations = [*self.black_box_cells(), *self.white_box_cells()]
         checks = [check.cell for check in self.checks]
-        return [*self.bounds.values(), *attacks, *networks, *black_box, *self.white_box_cells(), *checks]
+        return [*self.bounds.values(), *attacks, *networks, *evaluations, *checks]
 
 
 def packages(study: Study) -> tuple[str, ...]:
@@ -100,15 +120,19 @@ def plan(
     ``weights``: digests of the files that networks start with, by their names (base, and finished models);
     ``code``: digests of the ``packages``, by name.
     """
-    data = {split: _images(study, fingerprint, split) for split in SPLITS}
+    splits = (*SPLITS, *(["validation"] if study.dataset.validation_limit else []))
+    data = {split: _images(study, fingerprint, split) for split in splits}
     ground = Ground(study, data, weights or {}, code or dict.fromkeys(packages(study), ""))
     bounds = {split: _bound(ground, split) for split in SPLITS}
     bases = tuple(base_network(ground, seed) for seed in study.seeds)
     models = tuple(finished_model(ground, name) for name in study.models)
+    twins = _twins(study, bases)
     attacks: list[PlannedAttack] = []
     defended: list[Network] = []
+    controls: list[Network] = []
     tested: list[Network] = []
     black_box: list[Evaluation] = []
+    validation: list[Evaluation] = []
     white_box: list[PlannedAttack] = []
     measured: list[Evaluation] = []
     checks: list[PlannedCheck] = []
@@ -117,31 +141,51 @@ def plan(
         others = tuple(other for other in bases if other is not base)
         available = Available(base, bounds["train"], training_images(mine), others)
         networks = [defended_network(ground, name, s, available) for name, s in study.networks()]
+        compared = [control_network(ground, name, s, available) for name, s in study.controls_trained()]
         attacks += mine
         defended += networks
-        met = (base, *networks, *(replace(model, seed=base.seed) for model in models))
-        tested += met
-        for network in met:
+        controls += compared
+        met = [base, *networks, *compared, *(replace(model, seed=base.seed) for model in models)]
+        both = [*met, *([twins[base.seed][0]] if twins else [])]
+        tested += both
+        for network in both:
             black_box += black_box_of(ground, network, mine)
+        for network in on_validation_images(study, met):
+            validation += black_box_of(ground, network, mine, "validation")
         for network in in_white_box(study, met):
             measured += measured_on(ground, network, mine)
             white_box += white_box_of(ground, network)
         for network in met:
             own = [attack for attack in white_box if attack.network is network]
             checks += checks_of(ground, network, base, own, mine)
+    copied: list[Evaluation] = []
+    for twin, other in twins.values():
+        known = [evaluation for evaluation in measured if evaluation.network is other]
+        copied += copied_to_twin(ground, twin, known, [a for a in white_box if a.network is other])
     return Plan(
         ground,
         bounds,
         bases,
         tuple(attacks),
         tuple(defended),
+        tuple(controls),
         models,
         tuple(tested),
         tuple(black_box),
+        tuple(validation),
         tuple(white_box),
         tuple(measured),
+        tuple(copied),
         tuple(checks),
     )
+
+
+def _twins(study: Study, bases: Sequence[Network]) -> dict[int, tuple[Network, Network]]:
+    """Seed -> the twin of its base network, and the base network of the next seed that this is."""
+    if TWIN in study.controls_left_out():
+        return {}
+    pairs = zip(bases, (*bases[1:], bases[0]), strict=True)
+    return {base.seed: (twin_of(base, other), other) for base, other in pairs}
 
 
 # --- images and the bound ---------------------------------------------------------------------------------
@@ -150,14 +194,18 @@ def plan(
 def _images(study: Study, fingerprint: str, split: str) -> dict[str, Any]:
     """What determines the images of a split; the seed only where a subset is drawn."""
     dataset = study.dataset
-    limit = dataset.train_limit if split == "train" else dataset.test_limit
-    is_drawn = limit is not None or dataset.classes is not None
+    limit = dataset.test_limit if split == "test" else dataset.train_limit
+    held_out: dict[str, Any] = {}
+    if split != "test" and dataset.validation_limit is not None:
+        held_out["validation"] = dataset.validation_limit
+    is_drawn = limit is not None or dataset.classes is not None or bool(held_out)
     return {
         "fingerprint": fingerprint,
         "split": split,
         "classes": dataset.classes,
         "limit": limit,
         "seed": dataset.seed if is_drawn else None,
+        **held_out,
     }
 
 

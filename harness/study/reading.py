@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -287,10 +287,9 @@ def _owner(place: tuple[Any, ...]) -> type[BaseModel]:
         owner, place = kind.classes[place[depth]], place[depth + 1 :]
     for part in place[:-1]:
         field = owner.model_fields.get(str(part))
-        if (
-            field is not None
-            and isinstance(field.annotation, type)
-            and issubclass(field.annotation, BaseModel)
-        ):
-            owner = field.annotation
+        # An optional group of settings is one of the kinds that its annotation names.
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        owner = next(
+            (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), owner
+        )
     return owner

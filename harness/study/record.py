@@ -38,6 +38,7 @@ def about(
         "protocol": study.protocol,
         "architecture": study.network.algorithm,
         "networks": _networks(plan),
+        "controls_left_out": [f"{name}: {why}" for name, why in study.controls_left_out().items()],
         "code": code,
         "earlier_code": [each for each in codes if each and each != code][:_KEPT_CODE],
         "rekeyed": [*earlier.get("rekeyed", []), *([dict(rekeyed)] if rekeyed else [])],
@@ -49,6 +50,7 @@ def planned(plan: Plan) -> list[dict[str, Any]]:
     evaluations = [(each.cell, each.network, each.is_stage) for each in (*plan.black_box, *plan.measured)]
     for attack in plan.white_box:
         evaluations += [(cell, attack.network, attack.is_stage) for cell in attack.cells]
+    evaluations += [(each.cell, each.network, each.is_stage) for each in (*plan.copied, *plan.validation)]
     return [_planned(position, *each, plan.study) for position, each in enumerate(evaluations)]
 
 

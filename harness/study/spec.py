@@ -4,7 +4,7 @@ Images are in [0, 1], so is every epsilon; YAML may write one as a fraction ("8/
 and how all its mistakes are reported at once, is for ``reading``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
@@ -15,11 +15,16 @@ from harness.attacks.gradient_sign import PgdSettings
 from harness.data.subset import DatasetSpec
 from harness.defenses import DEFENSES
 from harness.defenses.defense import Defense
+from harness.defenses.imperceptible_bound import ImperceptibleBound
 from harness.errors import did_you_mean
 from harness.networks import NETWORKS, Architecture
 from harness.networks.objective import TrainingAttack
 from harness.networks.training import TrainingSettings
 from harness.settings import Count, Epsilon, Mistakes, Name, Settings, distinct
+from harness.study import controls
+from harness.study.check_settings import ChecksSpec
+from harness.study.compute import ComputeSpec
+from harness.study.controls import Controls, GivenControls
 
 BASE = "base"  # name and method of the network that attacks are made on and that trainings start from (f1)
 FINISHED = "finished"  # method of networks that come with their weights
@@ -64,46 +69,6 @@ class WhiteBoxSpec(PgdSettings):
         if not self.epsilon and not self.attacks and not self.own:
             raise ValueError("needs 'epsilon' for PGD, 'attacks' of the study, or attacks of its 'own'")
         return self
-
-
-class ComputeSpec(Settings):
-    """How the work is spread. Changes no number of a bound, an attack or an evaluation."""
-
-    workers: Annotated[int, Field(ge=0)] | None = Field(
-        None,
-        description="shards at once; all of the cluster's GPUs or cores unless given; "
-        "0: in this process, without Ray",
-    )
-    retries: Annotated[int, Field(ge=0)] = Field(
-        2, description="times a crashed worker or training is started again"
-    )
-    nodes: Count | None = Field(
-        None, description="machines that the Ray cluster must have before work starts"
-    )
-    wait_s: Annotated[float, Field(ge=0)] = Field(
-        600.0, description="seconds to wait for those, or for cores for the workers"
-    )
-    block_limit_s: Annotated[float, Field(gt=0)] = Field(
-        600.0, description="seconds after which an attack from outside is stopped at a block of images"
-    )
-    interface: str | None = Field(
-        None,
-        description="network interface of trainings on several machines, e.g. eth0; "
-        "the one that Ray uses unless given",
-    )
-
-
-class ChecksSpec(Settings):
-    """Checks of each network's robustness, with verdicts: see docs/checks.md."""
-
-    enabled: bool = True
-    epsilon: Epsilon | None = Field(
-        None,
-        description="l-inf radius that they attack in; the smallest of the white box unless given, or 8/255",
-    )
-    images: Annotated[int, Field(ge=10)] = Field(
-        400, description="test images that they take at most, evenly from all"
-    )
 
 
 def _has_weights(model: Architecture) -> Architecture:
@@ -163,7 +128,8 @@ def _unknown_in_white_box(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> 
             )
     yield from _own_names(white_box, attacks)
     if {"defenses", "models"} <= study.keys():
-        known = _network_names(study["defenses"], study["models"])
+        known = [*_network_names(study["defenses"], study["models"])]
+        known += _control_names(study, study["defenses"]).keys() - {controls.TWIN}
         for name in white_box.networks or ():
             if name not in known:
                 yield "networks", f"unknown network '{name}'{did_you_mean(name, known)}"
@@ -187,6 +153,26 @@ def _network_names(defenses: Mapping[str, Defense], models: Mapping[str, Any]) -
     return list(dict.fromkeys(names))
 
 
+def _control_names(study: Mapping[str, Any], defenses: Mapping[str, Defense]) -> dict[str, str]:
+    """Names that the study's controls have, and what each is called by messages."""
+    if not {"controls", "seeds"} <= study.keys():
+        return {}
+    has_bound = controls.first_bound(defenses) is not None
+    absent = study["controls"].left_out(len(study["seeds"]) > 1, has_bound)
+    return {
+        name: f"a control (controls.{switch}: false leaves it out)"
+        for switch, name in controls.NAMES.items()
+        if switch not in absent
+    }
+
+
+def _refuse_names(what: str, names: Iterable[str], taken: Mapping[str, str]) -> None:
+    """Mistakes where ``names`` of ``what`` are those of other networks."""
+    mistakes = [(name, f"{what} can't have the name of {taken[name]}") for name in names if name in taken]
+    if mistakes:
+        raise Mistakes(mistakes)
+
+
 def network_name(entry: str, settings: Defense) -> str:
     """The study's own name of one network of a defense: the entry, and the settings that a grid may vary."""
     return f"{entry} {settings.label()}".strip()
@@ -206,6 +192,10 @@ class Study(Settings):
     )
     network: AnyNetwork
     base: TrainingSettings
+    controls: GivenControls = Field(
+        Controls(),
+        description="networks that show what a number is worth without the defense; false: none of them",
+    )
     protocol: Protocol = Field(
         "prediction",
         description="attacks start from the network's prediction (the paper, ART) or from the true label",
@@ -228,6 +218,15 @@ class Study(Settings):
     checks: ChecksSpec = ChecksSpec()
     compute: ComputeSpec = ComputeSpec()
 
+    @field_validator("controls")
+    @classmethod
+    def _has_a_twin(cls, controls: Controls, info: ValidationInfo) -> Controls:
+        seeds = info.data.get("seeds")
+        if controls.twin and seeds is not None and len(seeds) < 2:
+            got = f"needs a base network of another seed: name two or more, got seeds: {list(seeds)}"
+            raise Mistakes([("twin", got)])
+        return controls
+
     @field_validator("attacks")
     @classmethod
     def _attack_names(cls, attacks: dict[str, Attack]) -> dict[str, Attack]:
@@ -239,20 +238,17 @@ class Study(Settings):
 
     @field_validator("defenses")
     @classmethod
-    def _defense_names(cls, defenses: dict[str, Defense]) -> dict[str, Defense]:
-        if BASE in defenses:
-            raise Mistakes([(BASE, "a defense can't have the name of the base network")])
+    def _defense_names(cls, defenses: dict[str, Defense], info: ValidationInfo) -> dict[str, Defense]:
+        taken = {BASE: "the base network", **_control_names(info.data, defenses)}
+        _refuse_names("a defense", defenses, taken)
         return defenses
 
     @field_validator("models")
     @classmethod
     def _model_names(cls, models: dict[str, Architecture], info: ValidationInfo) -> dict[str, Architecture]:
-        taken = {BASE: "the base network", **dict.fromkeys(info.data.get("defenses", {}), "a defense")}
-        mistakes = [
-            (name, f"a model can't have the name of {taken[name]}") for name in models if name in taken
-        ]
-        if mistakes:
-            raise Mistakes(mistakes)
+        defenses = info.data.get("defenses", {})
+        taken = {BASE: "the base network", **_control_names(info.data, defenses)}
+        _refuse_names("a model", models, {**taken, **dict.fromkeys(defenses, "a defense")})
         return models
 
     @field_validator("white_box")
@@ -262,6 +258,29 @@ class Study(Settings):
         if mistakes:
             raise Mistakes(mistakes)
         return white_box
+
+    def controls_trained(self) -> Iterator[tuple[str, Defense]]:
+        """(name, settings) of the controls that are trained, for each seed."""
+        return controls.trained(self.controls, self.defenses, self.base, self._smallest_radius())
+
+    def _smallest_radius(self) -> float | None:
+        """The smallest l-inf radius of the white box; None where it has none."""
+        named = [*(self.attacks[name] for name in self.white_box.attacks), *self.white_box.own.values()]
+        radii = [epsilon for attack in named if attack.norm == "linf" for epsilon in attack.epsilons]
+        return min((*self.white_box.epsilon, *(radius for radius in radii if radius)), default=None)
+
+    def controls_left_out(self) -> dict[str, str]:
+        """Name of a control that the study has not -> why."""
+        has_bound = controls.first_bound(self.defenses) is not None
+        reasons = self.controls.left_out(len(self.seeds) > 1, has_bound)
+        return {controls.NAMES[switch]: reason for switch, reason in reasons.items()}
+
+    def chosen_among(self) -> list[str]:
+        """The bound's defenses of several k or n whose networks are compared on validation images."""
+        if self.dataset.validation_limit is None:
+            return []
+        bound = {name: each for name, each in self.defenses.items() if isinstance(each, ImperceptibleBound)}
+        return [name for name, grid in bound.items() if len([*grid.expanded()]) > 1]
 
     def networks(self) -> Iterator[tuple[str, Defense]]:
         """(the study's name for it, its settings) of every network that is fine-tuned, the grids laid out."""

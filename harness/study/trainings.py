@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from harness.attacks.attack import Attack
@@ -11,6 +11,7 @@ from harness.networks import Architecture
 from harness.networks.objective import Needs, TrainingAttack
 from harness.networks.training import TrainingSettings
 from harness.results.cells import Cell
+from harness.study.controls import TWIN
 from harness.study.spec import BASE, FINISHED, Study, network_name
 
 # What a network is in its study: f1, the paper's defense, one that it is compared with, one that shows what a
@@ -116,15 +117,41 @@ def finished_model(ground: Ground, name: str) -> Network:
     return Network(cell, name, name, name, 0, architecture, settings, (FINISHED,), role="model")
 
 
+def twin_of(base: Network, other: Network) -> Network:
+    """Another seed's base network as the control of ``base``: tested on the attacks made on that.
+
+    It is trained already, and nothing was done to make it robust.
+    """
+    return replace(other, entry=TWIN, name=TWIN, title=f"control: {TWIN}", seed=base.seed, role="control")
+
+
 def defended_network(ground: Ground, entry: str, settings: Defense, available: Available) -> Network:
     """A network fine-tuned from the base network: an entry of the study's defenses, with single values."""
+    title = f"{entry.replace('_', ' ')} {settings.label()}".strip()
+    role: Role = "defense" if settings.step == "defense" else "baseline"
+    return _fine_tuned(ground, entry, network_name(entry, settings), title, role, settings, available)
+
+
+def control_network(ground: Ground, name: str, settings: Defense, available: Available) -> Network:
+    """A network fine-tuned from the base network, which shows what a defense is worth: see ``controls``."""
+    title = f"control: {settings.title}"
+    return _fine_tuned(ground, name, name, title, "control", settings, available)
+
+
+def _fine_tuned(
+    ground: Ground,
+    entry: str,
+    name: str,
+    title: str,
+    role: Role,
+    settings: Defense,
+    available: Available,
+) -> Network:
     needs, base = settings.needs(), available.base
     images = available.images[needs.images_of] if needs.images_of else None
     others = tuple(other.cell for other in available.other_bases) if needs.other_bases else ()
     bound = (available.bound,) if needs.bound else ()
     architecture = ground.study.network
-    name = network_name(entry, settings)
-    title = f"{entry.replace('_', ' ')} {settings.label()}".strip()
     shown = settings.model_dump(mode="json", exclude={*_SCHEDULING, "method"})
     plain = settings.columns()
     cell = Cell(
@@ -153,7 +180,7 @@ def defended_network(ground: Ground, entry: str, settings: Defense, available: A
         base.cell,
         images,
         others,
-        "defense" if settings.step == "defense" else "baseline",
+        role,
     )
 
 

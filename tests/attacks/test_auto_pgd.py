@@ -1,4 +1,4 @@
-"""APGD: the worst margin of linear networks, the checkpoints of the paper, its bookkeeping, torchattacks' own."""
+"""APGD: the worst margin of linear networks, the paper's checkpoints, its bookkeeping, torchattacks' own."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from attack_cases import APGD, APGD_T, SEED, like, margins
 from torch import Tensor, nn
 
 from harness.attacks import norms, perturb
-from harness.attacks.autoattack.auto_pgd import _Phase, _phases, _windows
+from harness.attacks.autoattack.ascent import _Phase, _phases, _windows
 from harness.settings import Mistakes, validated
 
 RADII = {"linf": 0.01, "l2": 0.05, "l1": 0.1}  # of the linear network: no value meets 0 or 1

@@ -12,7 +12,7 @@ import pytest
 from harness.cluster.connection import connect
 from harness.cluster.workers import Cluster
 from harness.errors import HarnessError
-from harness.study.spec import ComputeSpec
+from harness.study.compute import ComputeSpec
 
 
 def build(values, factor):
@@ -144,7 +144,7 @@ def test_nodes_that_do_not_come(ray_session, capsys):
 
 def test_a_private_ray_waits_for_nobody(tmp_path):
     """No machine will join it. Its token, which Ray would let all users read, is the user's own."""
-    script = "from harness.cluster.connection import connect; from harness.study.spec import ComputeSpec\n"
+    script = "from harness.cluster.connection import connect; from harness.study.compute import ComputeSpec\n"
     script += "with connect(ComputeSpec(nodes=2)): pass"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")} | {
         "RAY_ADDRESS": "",
@@ -163,7 +163,7 @@ HOLD = """
 import sys, time, ray
 from pathlib import Path
 from harness.cluster.connection import connect
-from harness.study.spec import ComputeSpec
+from harness.study.compute import ComputeSpec
 with connect(ComputeSpec()) as cluster:
     Path(sys.argv[1]).write_text(ray.get_runtime_context().gcs_address)
     while len(sys.argv) > 2 and not Path(sys.argv[2]).exists():

@@ -16,7 +16,7 @@ from harness.cluster import connection, nodes
 from harness.cluster.shipping import Package
 from harness.errors import HarnessError
 from harness.results.store import Store
-from harness.study.spec import ComputeSpec
+from harness.study.compute import ComputeSpec
 
 
 def test_here(tmp_path):
@@ -140,7 +140,7 @@ from harness import extensions
 from harness.cluster.connection import connect
 from harness.cluster.nodes import check_nodes
 from harness.results.store import Store
-from harness.study.spec import ComputeSpec
+from harness.study.compute import ComputeSpec
 
 folder, names = Path(sys.argv[1]), ["mine", "twin", "single"]
 

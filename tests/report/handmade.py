@@ -26,6 +26,7 @@ class Network:
     n: int | None = None
     training_attack: str | None = None
     training_epsilon: float | None = None
+    own_role: str | None = None
 
     @property
     def title(self) -> str:
@@ -33,7 +34,8 @@ class Network:
 
     @property
     def role(self) -> str:
-        return {"base": "base", "imperceptible_bound": "defense"}.get(self.method, "baseline")
+        by_method = {"base": "base", "imperceptible_bound": "defense"}
+        return self.own_role or by_method.get(self.method, "baseline")
 
     def columns(self, seed: int) -> dict[str, Any]:
         names = ("name", "settings", "k", "n", "training_attack", "training_epsilon")
@@ -49,11 +51,12 @@ class Attack:
     method: str
     epsilon: float | None = None
     step_size: float | None = None
+    norm: str = "linf"
 
     def columns(self) -> dict[str, Any]:
         return {
             "attack_method": self.method,
-            "norm": None if self.name == "none" else "linf",
+            "norm": None if self.name == "none" else self.norm,
             "epsilon": self.epsilon,
             "step_size": self.step_size,
         }
@@ -150,6 +153,7 @@ class Study:
             "protocol": "prediction",
             "architecture": "convnet",
             "networks": self._networks(),
+            "controls_left_out": [],
         }
         return {
             "schema_version": SCHEMA_VERSION,

@@ -46,33 +46,58 @@ def by_name(connection: duckdb.DuckDBPyConnection) -> dict[str, Table]:
 
 def test_layouts(full):
     found = by_name(full)
-    assert list(found) == ["table2", "table3", "table5", "table7", "white_box"]
+    assert list(found) == ["table2", "table3", "table5", "table7", "white_box", "ranking", "bound_test"]
     assert found["table2"].header == ("k", "other class", "any class", "paper")
     assert found["table2"].rows[0][3] == "0.011 / 0.062 / 0.127"
     assert [line[0] for line in found["table3"].rows] == ["FGSM 2/255", "FGSM 0.3", "DeepFool"]
     assert found["table5"].header == ("attack", "n", "base", "k=1", "k=2.5")
     assert found["table5"].rows[:3] == [
-        ("Clean", "10", "90.0 ±19.3 (83.91)", "80.0 ±22.7 (87.52)", "90.0 ±19.3 (87.27)"),
-        ("", "20", "", "80.0 ±22.7 (88.41)", "90.0 ±19.3 (88.64)"),
-        ("FGSM 2/255", "10", "30.0 ±24.8 (55.91)", "40.0 ±26.0 (81.32)*", "50.0 ±26.3 (80.35)*"),
+        (
+            "Clean",
+            "10",
+            "90.0 [59.6, 98.2] (83.91)",
+            "80.0 [49.0, 94.3] (87.52)",
+            "90.0 [59.6, 98.2] (87.27)",
+        ),
+        ("", "20", "", "80.0 [49.0, 94.3] (88.41)", "90.0 [59.6, 98.2] (88.64)"),
+        (
+            "FGSM 2/255",
+            "10",
+            "30.0 [10.8, 60.3] (55.91)",
+            "40.0 [16.8, 68.7] (81.32)*",
+            "50.0 [23.7, 76.3] (80.35)*",
+        ),
     ]
-    assert found["table5"].rows[4][:2] == ("FGSM 0.3", "10") and found["table5"].rows[4][2] == "30.0 ±24.8"
+    assert (
+        found["table5"].rows[4][:2] == ("FGSM 0.3", "10")
+        and found["table5"].rows[4][2] == "30.0 [10.8, 60.3]"
+    )
     assert found["table7"].title == "Table VII: adversarial training, cifar10"
     assert found["table7"].rows == [
-        ("adversarial images fgsm 2/255", "100.0 ±13.9", "40.0 ±26.0 (82.54)*", "30.0 ±24.8 (83.06)*"),
-        ("imperceptible bound k=2.5 n=10", "90.0 ±19.3", "50.0 ±26.3", "50.0 ±26.3"),
         (
-            "imperceptible bound, best for each attack",
-            "90.0 ±19.3",
-            "50.0 ±26.3 (83.53)*",
-            "50.0 ±26.3 (85.94)*",
+            "adversarial images fgsm 2/255",
+            "100.0 [72.2, 100.0]",
+            "40.0 [16.8, 68.7] (82.54)*",
+            "30.0 [10.8, 60.3] (83.06)*",
+        ),
+        (
+            "imperceptible bound k=2.5 n=10, strongest on test images",
+            "90.0 [59.6, 98.2]",
+            "50.0 [23.7, 76.3]",
+            "50.0 [23.7, 76.3]",
+        ),
+        (
+            "imperceptible bound, best for each attack on test images",
+            "90.0 [59.6, 98.2]",
+            "50.0 [23.7, 76.3] (83.53)*",
+            "50.0 [23.7, 76.3] (85.94)*",
         ),
     ]
     assert found["table7"].header == ("network", "Clean", "FGSM 2/255", "DeepFool")
     assert found["white_box"].header == ("network", "attack", "eps/4", "eps/10")
     assert found["white_box"].rows == [
-        ("base", "PGD 8/255", "0.0 ±13.9", "0.0 ±13.9"),
-        ("imperceptible bound k=2.5 n=10", "PGD 8/255", "0.0 ±13.9", "0.0 ±13.9"),
+        ("base", "PGD 8/255", "0.0 [0.0, 27.8]", "0.0 [0.0, 27.8]"),
+        ("imperceptible bound k=2.5 n=10", "PGD 8/255", "0.0 [0.0, 27.8]", "0.0 [0.0, 27.8]"),
     ]
     assert all("missing" not in table.note for table in found.values())
     for name in ("table5", "table7", "white_box"):
@@ -84,7 +109,7 @@ def test_layouts_off_the_paper(store):
     with connect(store) as connection:
         found = by_name(connection)
         assert found["black_box"].title == "Black box (layout of Tables IV-VI), digits"
-        assert found["black_box"].rows[0][2] == "90.0 ±19.3"
+        assert found["black_box"].rows[0][2] == "90.0 [59.6, 98.2]"
         assert found["table7"].header == ("network", "Clean", "FGSM 2/255", "FGSM 0.3", "DeepFool")
         assert not any("paper's" in table.note for name, table in found.items() if name != "table7")
         assert "(paper" not in render(found.values(), "rich")
@@ -109,10 +134,10 @@ def test_any_method_is_a_line(store):
         "adversarial images fgsm 2/255",
         "trades epsilon=0.1 beta=6",
         "theirs",
-        "imperceptible bound k=2.5 n=10",
-        "imperceptible bound, best for each attack",
+        "imperceptible bound k=2.5 n=10, strongest on test images",
+        "imperceptible bound, best for each attack on test images",
     ]
-    assert found["table7"].rows[2] == ("theirs", "90.0 ±19.3", "30.0 ±24.8", "20.0 ±22.7")
+    assert found["table7"].rows[2] == ("theirs", "90.0 [59.6, 98.2]", "30.0 [10.8, 60.3]", "20.0 [5.7, 51.0]")
     assert [line[0] for line in found["white_box"].rows] == ["base", "trades epsilon=0.1 beta=6"]
 
 
@@ -127,12 +152,16 @@ def test_two_defenses_of_one_method_have_a_grid_each(store):
     assert other.title == "Table V: black box, with redraw, cifar10"
     assert other.header == ("attack", "n", "base", "k=1", "k=3")
     assert [line[0] for line in other.rows] == ["Clean", "FGSM 2/255", "FGSM 0.3", "DeepFool"]
-    assert other.rows[0][2:] == ("90.0 ±19.3 (83.91)", "80.0 ±22.7 (87.52)", "90.0 ±19.3 (86.58)")
+    assert other.rows[0][2:] == (
+        "90.0 [59.6, 98.2] (83.91)",
+        "80.0 [49.0, 94.3] (87.52)",
+        "90.0 [59.6, 98.2] (86.58)",
+    )
     assert lines == [
-        "imperceptible bound k=2.5 n=10",
-        "with redraw k=3 n=10",
-        "imperceptible bound, best for each attack",
-        "with redraw, best for each attack",
+        "imperceptible bound k=2.5 n=10, strongest on test images",
+        "with redraw k=3 n=10, strongest on test images",
+        "imperceptible bound, best for each attack on test images",
+        "with redraw, best for each attack on test images",
     ]
 
 
@@ -141,7 +170,7 @@ def test_a_base_network_alone(store):
     with connect(store) as connection:
         found = by_name(connection)
     assert found["table5"].header == ("attack", "base")
-    assert found["table5"].rows[1] == ("FGSM 2/255", "30.0 ±24.8 (55.91)")
+    assert found["table5"].rows[1] == ("FGSM 2/255", "30.0 [10.8, 60.3] (55.91)")
     assert found["table7"].rows == []
 
 
@@ -168,15 +197,35 @@ def seeded(tmp_path_factory) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def test_mean_and_spread(seeded):
     found = by_name(seeded)
-    assert list(found) == ["table2", "table3", "table5", "table7", "white_box", "seeds"]
+    assert list(found) == [
+        *("table2", "table3", "table5", "table7", "white_box", "ranking", "bound_test", "seeds")
+    ]
     assert found["table5"].rows[:2] == [
-        ("Clean", "10", "85.0 s 7.1 [2 of 3 seeds] (83.91)", "80.0 s 17.3 (87.52)", "90.0 s 10.0 (87.27)"),
-        ("FGSM 2/255", "10", "76.7 s 15.3 (55.91)", "76.7 s 15.3 (81.32)", "76.7 s 15.3 (80.35)"),
+        (
+            "Clean",
+            "10",
+            "85.0 2 of 3 seeds (83.91)",
+            "80.0 [33.5, 100.0] (87.52)",
+            "90.0 [43.5, 100.0] (87.27)",
+        ),
+        (
+            "FGSM 2/255",
+            "10",
+            "76.7 [38.7, 100.0] (55.91)",
+            "76.7 [76.7, 76.7] (81.32)",
+            "76.7 [76.7, 76.7] (80.35)",
+        ),
     ]
     note = found["table5"].note
-    assert "mean over 3 seeds, s: standard deviation between them" in note and "±" not in note
+    # The grid: 100, 70, 70 and 80, 90, 100. What both means leave is 15, -5, -10 and its negative, with 2 degrees of
+    # freedom: s = 18.71, t = 4.303.
+    assert "mean over 3 seeds [95 % t interval]" in note
+    assert "differ by less than 0.0 (FGSM 2/255) to 65.7 points (Clean) are tied" in note
     assert "* where every seed differs from it at 95 %, to the same side: 0 of 9" in note
-    assert found["table7"].rows[0][:2] == ("imperceptible bound, strongest of each seed", "96.7 s 5.8")
+    assert found["table7"].rows[0][:2] == (
+        "imperceptible bound, strongest on test images",
+        "96.7 [50.2, 100.0]",
+    )
     assert [line[0] for line in found["white_box"].rows] == [
         "base",
         GRID[0].title,
@@ -188,8 +237,8 @@ def test_each_seed_apart(seeded):
     table = by_name(seeded)["seeds"]
     assert table.header == ("network", "attack", "seed 0", "seed 1", "seed 7")
     lines = {line[:2]: line[2:] for line in table.rows}
-    assert lines["base", "Clean"] == ("90.0 ±19.3", "80.0 ±22.7", "-")
-    assert lines["base", "FGSM 2/255"] == ("90.0 ±19.3", "80.0 ±22.7", "60.0 ±26.0")
+    assert lines["base", "Clean"] == ("90.0 [59.6, 98.2]", "80.0 [49.0, 94.3]", "-")
+    assert lines["base", "FGSM 2/255"] == ("90.0 [59.6, 98.2]", "80.0 [49.0, 94.3]", "60.0 [31.3, 83.2]")
     # The other networks are not in the white box: they have no hole there.
     assert ("imperceptible bound k=2.5 n=10", "PGD 8/255 in the white box, eps/4") not in lines
     assert table.note.endswith("1 cell missing (-).")
@@ -200,7 +249,7 @@ def test_one_seed_is_apart_when_asked_for(full):
     assert table.header == ("network", "attack", "seed 0") and table.rows[0] == (
         "base",
         "Clean",
-        "90.0 ±19.3",
+        "90.0 [59.6, 98.2]",
     )
 
 
@@ -246,13 +295,16 @@ def test_csv_is_the_long_view(full, capsys):
     show(full, (), "csv")
     blocks = capsys.readouterr().out.split("\n\n")
     names = [block.splitlines()[0] for block in blocks]
-    assert names == ["# table2", "# table3", "# fragility", "# black_box", "# table7", "# white_box"]
+    assert names == [
+        *("# table2", "# table3", "# fragility", "# black_box", "# table7", "# white_box"),
+        *("# ranking", "# check_results", "# bound_test"),
+    ]
 
 
 def test_markdown(full):
     text = render([Table("x", "Title", "A note.", ("a", "b|c"), [("1", "2 | 3")])], "md")
     assert text == "### Title\n\n| a | b\\|c |\n| ---: | --- |\n| 1 | 2 \\| 3 |\n\nA note.\n"
-    assert "| Clean | 10 | 90.0 ±19.3 (83.91) |" in render(laid_out(full), "md")
+    assert "| Clean | 10 | 90.0 [59.6, 98.2] (83.91) |" in render(laid_out(full), "md")
 
 
 def test_rich_is_no_markup_and_fits(full, seeded):
@@ -263,9 +315,9 @@ def test_rich_is_no_markup_and_fits(full, seeded):
 
 
 def test_points_stand_in_one_column():
-    table = Table("x", "", "", ("a", "b"), [("1", "9.1 s 0.5"), ("2", "10.2 s 0.6"), ("3", "-")])
+    table = Table("x", "", "", ("a", "b"), [("1", "9.1 [8.0, 9.9]"), ("2", "10.2 [9.0, 11.0]"), ("3", "-")])
     lines = render([table], "rich", width=80).splitlines()
-    assert [line[3:].rstrip() for line in lines[2:]] == [" 9.1 s 0.5", "10.2 s 0.6", "   -"]
+    assert [line[3:].rstrip() for line in lines[2:]] == [" 9.1 [8.0, 9.9]", "10.2 [9.0, 11.0]", "   -"]
 
 
 def test_show_query(full, capsys):

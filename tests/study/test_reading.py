@@ -2,7 +2,9 @@
 
 import pytest
 
+from harness.defenses import DEFENSES
 from harness.errors import HarnessError
+from harness.extensions import FOREIGN
 from harness.study.reading import build, load, presets
 
 
@@ -61,7 +63,7 @@ def test_all_mistakes_at_once():
   defenses.adversarial_images.epochs: should be a valid integer, got [4, 5]{grid}
   defenses.vib: unknown defense method 'vib' (known: {methods})
   white_box.epsilonn: unknown setting; did you mean 'epsilon'?"""
-    methods = "adversarial_images, ensemble, imperceptible_bound, pgd_training, trades"
+    methods = ", ".join(sorted(DEFENSES.keys() - {FOREIGN}))
     grid = " (a list, so a grid, can be given for sources alone)"
     assert str(caught.value) == expected.format(methods=methods, grid=grid)
 

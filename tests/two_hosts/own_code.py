@@ -15,7 +15,7 @@ from harness.cluster import nodes
 from harness.cluster.connection import connect
 from harness.errors import HarnessError
 from harness.results.store import Store
-from harness.study.spec import ComputeSpec
+from harness.study.compute import ComputeSpec
 
 
 def text() -> tuple[str, str]:

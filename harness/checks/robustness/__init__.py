@@ -31,12 +31,12 @@ ROBUSTNESS_CHECKS: tuple[RobustnessCheck, ...] = (
 __all__ = ["ROBUSTNESS_CHECKS", "Case", "RobustnessCheck", "Verdict", "check_network"]
 
 
-def check_network(case: Case) -> list[Verdict]:
+def check_network(case: Case, checks: tuple[RobustnessCheck, ...] = ROBUSTNESS_CHECKS) -> list[Verdict]:
     """The verdicts of all checks, in order; what a check raises is a verdict of 'none'.
 
     What a network draws is drawn from the global generators, seeded by the case's seed for each check.
     """
-    return [_verdict(case, check) for check in ROBUSTNESS_CHECKS]
+    return [_verdict(case, check) for check in checks]
 
 
 def _verdict(case: Case, check: RobustnessCheck) -> Verdict:

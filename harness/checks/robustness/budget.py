@@ -1,6 +1,4 @@
-"""Whether the white box gets stronger with more to spend: U, a radius that reaches everything; more steps, and
-another start.
-"""
+"""Whether more to spend changes the white box: U, a radius that reaches grey; more steps; another start."""
 
 import torch
 

@@ -10,7 +10,7 @@ _QUERIES = 200
 
 
 def square(case: Case) -> Verdict:
-    """S: of E, images that Square fools in 200 queries, without a gradient, and no attack by gradients does."""
+    """S: of E, images that Square fools in 200 queries, and no attack by gradients does."""
     attack = Square(method="square", norm="linf", epsilon=(case.epsilon,), queries=_QUERIES)
     at = case.standing
     sentence = "Square, without a gradient, fools {} that no attack by gradients does"
@@ -28,6 +28,6 @@ def transfer(case: Case) -> Verdict:
 
 
 def apgd(case: Case) -> Verdict:
-    """Of E, images that APGD on the cross-entropy fools in 50 steps and PGD in 40 does not: PGD is too weak."""
+    """Of E, images that APGD on the cross-entropy fools in 50 steps and PGD in 40 does not."""
     sentence = "attack too weak: APGD fools {} that PGD does not"
     return beyond("apgd", case, case.survivors, case.fooled_by_apgd, sentence, "warn")

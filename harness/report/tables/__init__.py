@@ -10,15 +10,20 @@ from dataclasses import replace
 import duckdb
 
 from harness.errors import HarnessError, did_you_mean
-from harness.report.database import query
+from harness.report.database import query, settle
 from harness.report.recorded import Row
 from harness.report.tables import (
     adversarial_training,
     black_box,
     bound,
+    bound_test,
+    check_results,
+    credit,
     effectiveness,
     failed,
     fragility,
+    pairs,
+    ranking,
     rekeyed,
     seeds,
     speed,
@@ -34,6 +39,11 @@ TABLES = {
     "black_box": black_box.LAYOUT,
     "table7": adversarial_training.LAYOUT,
     "white_box": white_box.LAYOUT,
+    "ranking": ranking.LAYOUT,
+    "check_results": check_results.LAYOUT,
+    "bound_test": bound_test.LAYOUT,
+    "credit": credit.LAYOUT,
+    "pairs": pairs.LAYOUT,
     "seeds": seeds.LAYOUT,
     "failed": failed.LAYOUT,
     "rekeyed": rekeyed.LAYOUT,
@@ -47,6 +57,7 @@ def laid_out(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...] = ())
     Raises HarnessError for an unknown name, and for a table of a data set that no study here has.
     """
     _check_names(connection, which)
+    settle(connection)
     layouts = {name: layout for name, layout in TABLES.items() if _is_picked(name, layout, which)}
     made = [*_of_studies(connection, layouts, which), *_of_no_study(connection, layouts)]
     shown = {name for layout, table in made for name in (table.name, *_names(layout))}
@@ -55,15 +66,16 @@ def laid_out(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...] = ())
         if name in black_box.LAYOUT.parts:
             parts = "table4: MNIST, table5: CIFAR-10, table6: Tiny ImageNet"
             raise HarnessError(f"no study here has '{name}' ({parts}); see black_box")
-        tables.append(as_table(name, query(connection, f"from {name}"), short))
+        tables.append(as_table(name, query(connection, f'from "{name}"'), short))
     return tables
 
 
 def as_views(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...] = ()) -> list[Table]:
     """The views themselves, one value a column and every digit of it: for other programs to read."""
     _check_names(connection, which)
+    settle(connection)
     names = which or tuple(name for name, layout in TABLES.items() if layout.in_csv)
-    return [as_table(name, query(connection, f"from {name}"), exact) for name in names]
+    return [as_table(name, query(connection, f'from "{name}"'), exact) for name in names]
 
 
 def _of_studies(

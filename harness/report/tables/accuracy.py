@@ -1,46 +1,52 @@
-"""Accuracies as tables show them: of one seed with the images' interval, of several with their spread."""
+"""Accuracies as tables show them: with an interval over the test images, or over the seeds where there are several."""
 
 from collections.abc import Sequence
 
 from harness.report.recorded import Row
-from harness.report.tables.table import HOLE
+from harness.report.tables.table import FAILS, HOLE
 
 
 def accuracy(row: Row | None) -> str:
-    """A row of `over_seeds`: '98.6 ±1.3' of the only seed, '98.4 s 0.3' over several, beside the paper's.
+    """A row of `over_seeds`: '98.6 [96.8, 99.4]', beside the paper's number.
 
-    Empty where nothing is planned.
+    Empty where nothing is planned; marked where the network fails its checks.
     """
     if row is None:
         return ""
     if row["accuracy"] is None:
         return HOLE
-    text = f"{row['accuracy']:.1f}{_uncertainty(row)}"
+    text = with_interval(row["accuracy"], row["low"], row["high"]) + _partial(row)
     if row["paper"] is not None:
         text += f" ({row['paper']:.2f}){'*' if row['differs'] else ''}"
-    return text
+    return text + (f" {FAILS}" if row["verdict"] == "fail" else "")
 
 
 def of_one_seed(row: Row) -> str:
-    """A row of `accuracies`: '98.6 ±1.3'."""
-    return HOLE if row["accuracy"] is None else f"{row['accuracy']:.1f}{_interval(row)}"
+    """A row of `accuracies`: '98.6 [96.8, 99.4]'."""
+    return HOLE if row["accuracy"] is None else with_interval(row["accuracy"], row["low"], row["high"])
+
+
+def with_interval(value: float, low: float | None, high: float | None, sign: str = "") -> str:
+    """'0.8 [0.3, 2.4]'; the value alone where it has no interval. ``sign``: '+' to write it always."""
+    text = f"{value:{sign}.1f}"
+    return text if low is None or high is None else f"{text} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def note(study: Row, rows: Sequence[Row]) -> str:
     """What the accuracies of these rows of `over_seeds` are, and how many differ from the paper's."""
     seeds = len(study["seeds"])
-    what = "Accuracy in per cent ± half its 95 % Wilson interval, one seed"
+    what = "Accuracy in per cent [95 % Wilson interval], one seed: test images only"
     beside = "the paper's; * where the two differ at 95 %"
     chance = ", chance alone gives 1 in 20"
     if seeds > 1:
-        what = f"Accuracy in per cent, mean over {seeds} seeds, s: standard deviation between them"
+        what = f"Accuracy in per cent, mean over {seeds} seeds [95 % t interval]"
         beside = "the paper's, of one training; * where every seed differs from it at 95 %, to the same side"
         chance = ""
     what += _images(rows)
     compared = [row["differs"] for row in rows if row["differs"] is not None]
     if compared:
         what += f" ({beside}: {sum(compared)} of {len(compared)}{chance})"
-    return what + "."
+    return f"{what}.{_least_difference(rows)}{_exceeding(rows)}"
 
 
 def _images(rows: Sequence[Row]) -> str:
@@ -50,13 +56,34 @@ def _images(rows: Sequence[Row]) -> str:
     return f", {counts[0]} to {counts[-1]} images" if len(counts) > 1 else f", {counts[0]} images"
 
 
-def _uncertainty(row: Row) -> str:
-    if row["of_seeds"] == 1:
-        return _interval(row)
-    spread = "" if row["spread"] is None else f" s {row['spread']:.1f}"
-    partial = "" if row["seeds"] == row["of_seeds"] else f" [{row['seeds']} of {row['of_seeds']} seeds]"
-    return spread + partial
+def _least_difference(rows: Sequence[Row]) -> str:
+    """What so many seeds can show; the base network has a spread of its own."""
+    by_attack = {
+        row["attack_title"]: row["least_difference"]
+        for row in rows
+        if row["least_difference"] is not None and row["role"] != "base"
+    }
+    if not by_attack:
+        return ""
+    least, most = min(by_attack, key=by_attack.__getitem__), max(by_attack, key=by_attack.__getitem__)
+    points = f"{by_attack[least]:.1f} ({least}) to {by_attack[most]:.1f} points ({most})"
+    if least == most:
+        points = f"{by_attack[least]:.1f} points"
+    return f" Two networks that differ by less than {points} are tied."
 
 
-def _interval(row: Row) -> str:
-    return f" ±{(row['high'] - row['low']) / 2:.1f}"
+def _exceeding(rows: Sequence[Row]) -> str:
+    """Whether any attacked accuracy is above the clean one, which no attack that wants to harm can mean."""
+    count = sum(
+        row["attack"] != "none" and (row["accuracy"] or 0) > (row["clean_accuracy"] or 100) for row in rows
+    )
+    if not count:
+        return ""
+    return (
+        f" {count} above the network's clean accuracy: here, as in the paper, a misclassified image that an "
+        "attack drives onto its class counts as right; robust accuracy counts none."
+    )
+
+
+def _partial(row: Row) -> str:
+    return "" if row["seeds"] == row["of_seeds"] else f" {row['seeds']} of {row['of_seeds']} seeds"

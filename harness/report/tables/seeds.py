@@ -6,9 +6,7 @@ from harness.report.recorded import Row
 from harness.report.tables.accuracy import of_one_seed
 from harness.report.tables.table import Layout, Table, with_holes_counted
 
-_NOTE = (
-    "Accuracy in per cent ± half its 95 % Wilson interval over the test images, which knows of no other seed."
-)
+_NOTE = "Accuracy in per cent [95 % Wilson interval over the test images, which knows of no other seed]."
 
 
 def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:

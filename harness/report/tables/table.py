@@ -9,19 +9,24 @@ import pyarrow as pa
 from harness.report.recorded import Row
 
 HOLE = "-"  # a value that is planned and not measured yet
+FAILS = "†"  # the network fails its checks
 
 Line = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table ready to be printed; ``note`` says what a reader needs to know of its cells."""
+    """A table ready to be printed; ``note`` says what a reader needs to know of its cells.
+
+    ``faint``: positions of rows that are not to be believed, greyed in a terminal.
+    """
 
     name: str
     title: str
     note: str
     header: Line
     rows: list[Line]
+    faint: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,22 @@ def with_holes_counted(table: Table) -> Table:
     plural = "s" if holes > 1 else ""
     missing = f" {holes} cell{plural} missing ({HOLE})." if holes else ""
     return replace(table, note=table.note + missing)
+
+
+def named(row: Row) -> str:
+    """What a line calls its network: marked where it fails its checks."""
+    return f"{row['title']} {FAILS}" if row["verdict"] == "fail" else str(row["title"])
+
+
+def faint_lines(rows: Iterable[Row]) -> frozenset[int]:
+    """Positions of the lines, one a row, whose network fails its checks."""
+    return frozenset(position for position, row in enumerate(rows) if row["verdict"] == "fail")
+
+
+def failing(rows: Iterable[Row]) -> str:
+    """Why the numbers of some of these rows' networks are not to be believed, network by network."""
+    reasons = {row["title"]: row["reason"] for row in rows if row["verdict"] == "fail"}
+    return "".join(f" {FAILS} {title}: {reason}." for title, reason in reasons.items())
 
 
 def as_table(name: str, content: pa.Table, text: Callable[[Any], str]) -> Table:

@@ -3,11 +3,14 @@
 -- Visual imperceptible bound of an image (eq. 3).
 create macro sigma(distance, k) as distance / (2 * k);
 
+-- A bound of an interval in per cent, no lower than a lowest and no higher than 100; null stays null.
+create macro clipped(x, lowest) as case when x is not null then least(100, greatest(lowest, x)) end;
+
 -- Wilson's 95 % interval of hits among n, in per cent: z = 1.959964, z*z = 3.841459.
-create macro wilson_low(hits, n) as 100
-    * (hits + 1.9207294 - 1.959964 * sqrt(hits * (n - hits) / nullif(n, 0) + 0.9603647)) / (n + 3.8414588);
-create macro wilson_high(hits, n) as 100
-    * (hits + 1.9207294 + 1.959964 * sqrt(hits * (n - hits) / nullif(n, 0) + 0.9603647)) / (n + 3.8414588);
+create macro wilson_low(hits, n) as clipped(100
+    * (hits + 1.9207294 - 1.959964 * sqrt(hits * (n - hits) / nullif(n, 0) + 0.9603647)) / (n + 3.8414588), 0);
+create macro wilson_high(hits, n) as clipped(100
+    * (hits + 1.9207294 + 1.959964 * sqrt(hits * (n - hits) / nullif(n, 0) + 0.9603647)) / (n + 3.8414588), 0);
 
 -- Student's t for a 95 % interval: exact to 30 degrees of freedom, then by the expansion in 1 / df (Abramowitz and
 -- Stegun 26.7.5), which is right to 6 digits there. Null for none.
@@ -22,16 +25,16 @@ create macro t_975(df) as case
 -- 95 % interval of a mean accuracy over so many seeds, from the standard deviation s between them with df degrees of
 -- freedom; a study of one seed has the interval over the test images instead.
 create macro mean_low(mean, s, df, seeds, of_seeds, images_low) as
-    if(of_seeds = 1, images_low, greatest(0, mean - t_975(df) * s / sqrt(nullif(seeds, 0))));
+    if(of_seeds = 1, images_low, clipped(mean - t_975(df) * s / sqrt(nullif(seeds, 0)), 0));
 create macro mean_high(mean, s, df, seeds, of_seeds, images_high) as
-    if(of_seeds = 1, images_high, least(100, mean + t_975(df) * s / sqrt(nullif(seeds, 0))));
+    if(of_seeds = 1, images_high, clipped(mean + t_975(df) * s / sqrt(nullif(seeds, 0)), 0));
 
 -- 95 % interval of the difference of two accuracies on the same n images, in per cent: a is right alone on only_a of
 -- them, b on only_b (Agresti and Min 2005: Wald's interval with half an image more in each cell of the table).
-create macro paired_low(only_a, only_b, n) as greatest(-100, 100 * (only_a - only_b
-    - 1.959964 * sqrt(only_a + only_b + 1 - pow(only_a - only_b, 2) / (n + 2))) / (n + 2));
-create macro paired_high(only_a, only_b, n) as least(100, 100 * (only_a - only_b
-    + 1.959964 * sqrt(only_a + only_b + 1 - pow(only_a - only_b, 2) / (n + 2))) / (n + 2));
+create macro paired_low(only_a, only_b, n) as clipped(100 * (only_a - only_b
+    - 1.959964 * sqrt(only_a + only_b + 1 - pow(only_a - only_b, 2) / (n + 2))) / (n + 2), -100);
+create macro paired_high(only_a, only_b, n) as clipped(100 * (only_a - only_b
+    + 1.959964 * sqrt(only_a + only_b + 1 - pow(only_a - only_b, 2) / (n + 2))) / (n + 2), -100);
 
 -- Exact McNemar test, two-sided: the images that one network alone is right on are heads or tails of a fair coin.
 create macro mcnemar(only_a, only_b) as least(1, 2 * list_sum([
@@ -68,3 +71,8 @@ create macro without_k_and_n(title) as regexp_replace(title, ' (k|n)=[^ ]+', '',
 
 -- The value that all rows of a group have; null where they differ.
 create macro common(x) as case when min(x) = max(x) and count(x) = count(*) then min(x) end;
+
+-- A radius as people write it: 8/255, 0.3 (harness/settings.py).
+create macro epsilon_text(epsilon) as
+    case when abs(255 * epsilon - round(255 * epsilon)) < 1e-6 and abs(epsilon - round(epsilon, 2)) > 1e-9
+         then (round(255 * epsilon)::int)::varchar || '/255' else format('{:g}', epsilon) end;

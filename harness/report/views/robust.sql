@@ -76,8 +76,7 @@ where p.split = 'test' and p.access <> 'clean'
 
 -- Every clean test image of every network at every threat model.
 create view robust_images as
-select s.study, 'robust' as access, 'worst case' as attack, t.norm, t.epsilon, null::double as step_size,
-       s.name, s.seed, s.image_id,
+select s.study, t.norm, t.epsilon, s.name, s.seed, s.image_id,
        s.is_right and not coalesce(within(in_norm(t.norm, s.l0, s.l1, s.l2, s.linf), t.norm, t.epsilon), false)
            as is_right, s.is_right as is_clean_right
 from smallest_change s join threat_models t on t.study = s.study;
@@ -100,14 +99,13 @@ with counted as (
            coalesce(bool_or(is_own and is_measured), false) as is_attacked
     from (from coverage order by position) group by study, norm, epsilon, name, seed
 )
-select n.study, s.dataset, 'robust' as access, 'worst case' as attack, t.norm, t.epsilon,
-       null::double as step_size, n.name, n.method, n.role, n.title, without_k_and_n(n.title) as grid, n.seed,
+select n.study, s.dataset, t.norm, t.epsilon, n.name, n.method, n.role, n.title, without_k_and_n(n.title) as grid, n.seed,
        coalesce(c.images, 0) as images, c.hits, 100 * c.hits / c.images as accuracy,
        wilson_low(c.hits, c.images) as low, wilson_high(c.hits, c.images) as high,
        100 * c.clean_hits / c.images as clean_accuracy,
-       list_sort(if(len(v.missing) > 0, list_distinct(list_concat(v.attacks, v.stages)), v.attacks)) as attacks,
-       list_sort(v.missing) as missing,
-       c.images > 0 and len(v.missing) = 0 and v.is_attacked as is_complete, n.position
+       list_sort(coalesce(if(len(v.missing) > 0, list_concat(v.attacks, v.stages), v.attacks), [])) as attacks,
+       list_sort(coalesce(v.missing, [])) as missing,
+       coalesce(c.images > 0 and len(v.missing) = 0 and v.is_attacked, false) as is_complete, n.position
 from networks n
 join studies s on s.study = n.study
 join threat_models t on t.study = n.study
@@ -143,10 +141,9 @@ with ks as (
     select study, name, seed, list_sort(list(distinct of_access(attack_title, access, method))) as attacks
     from accuracies where access <> 'clean' and images > 0 and stage is not true group by study, name, seed
 )
-select n.study, s.dataset, s.neighbours, 'bound' as access, 'bound' as attack, null::varchar as norm,
-       ks.k as epsilon, null::double as step_size, n.name, n.method, n.role, n.title,
+select n.study, s.dataset, s.neighbours, n.name, n.method, n.role, n.title,
        without_k_and_n(n.title) as grid, n.seed, ks.k, coalesce(t.images, 0) as images,
-       100 * t.refuted / t.images as accuracy, 100 * t.refuted / t.images as refuted,
+       100 * t.refuted / t.images as refuted,
        wilson_low(t.refuted, t.images) as low, wilson_high(t.refuted, t.images) as high,
        100 * t.fooled / t.images as fooled, t.median_ratio, f.attacks, n.position
 from networks n

@@ -1,20 +1,43 @@
 -- Statistics: intervals over seeds, credit over the best control, pairs of networks. docs/statistics.md has the
 -- formulas and their sources.
---
--- Macros take the name of a view with a row for each seed's network in each test, which is told by study, access,
--- attack, norm, epsilon and step_size: 'accuracies', or 'robust', whose tests are threat models.
 
 create view seeds_of as select study, len(seeds)::bigint as of_seeds from studies;
+
+-- All that is measured of each seed's network: accuracies, robust accuracy ('robust', 'worst case') and the share of
+-- images for which the bound is refuted ('bound', 'refuted'; epsilon is k). A test is told by study, access, attack,
+-- norm, epsilon and step_size.
+create view scores as
+with everything as (
+    select study, access, attack, norm, epsilon, step_size, name, method, role, title, grid, seed, accuracy, position
+    from accuracies
+    union all by name
+    select study, 'robust' as access, 'worst case' as attack, norm, epsilon, name, method, role, title, grid, seed,
+           accuracy, position
+    from robust
+    union all by name
+    select study, 'bound' as access, 'refuted' as attack, k as epsilon, name, method, role, title, grid, seed,
+           refuted as accuracy, position
+    from bound_test
+)
+from everything where accuracy is not null;
+
+-- Whether an image is classified as it should be, of every test image and test that gives credit.
+create view outcomes as
+select study, access, attack, norm, epsilon, step_size, name, seed, image_id, prediction = label as is_right
+from evaluation where split = 'test'
+union all by name
+select study, 'robust' as access, 'worst case' as attack, norm, epsilon, name, seed, image_id, is_right
+from robust_images;
 
 -- Standard deviation (s) of an accuracy between seeds and its degrees of freedom (df), in each test, pooled over the
 -- networks that have all seeds: what is left of a table of networks and seeds when the means of both are taken away.
 -- A network alone, which no mean of a seed can be taken from, has its own standard deviation.
 --   scope    all: every network but the base network; grid: those of one (k, n) grid (member); base: the base network
-create macro pooled(rows) as table
+create view pooled as
 with complete as (
     select study, access, attack, norm, epsilon, step_size, name, role, grid, seed, accuracy
-    from query_table(rows) join seeds_of using (study)
-    where accuracy is not null and of_seeds > 1
+    from scores join seeds_of using (study)
+    where of_seeds > 1
     qualify count(*) over (partition by study, access, attack, norm, epsilon, step_size, name) = of_seeds
 ), scoped as (
     select 'all' as scope, null::varchar as member, * from complete where role <> 'base'
@@ -42,15 +65,14 @@ from counted;
 -- s and df for the interval of a network's mean over seeds: pooled over its grid where that has several networks
 -- with all seeds, else over all networks.
 --   least_difference    that two means over all seeds can show at 95 %: t * s * sqrt(2 / seeds)
-create macro spread(rows) as table
-with pools as materialized (from pooled(rows)),
-lines as (
+create view pooled_spread as
+with lines as (
     select distinct study, access, attack, norm, epsilon, step_size, grid, role = 'base' as is_base
-    from query_table(rows)
+    from scores
 )
 select l.*, p.scope, p.networks, p.seeds, p.s, p.df, t_975(p.df) * p.s * sqrt(2 / p.seeds) as least_difference
 from lines l
-join pools p
+join pooled p
     on p.study = l.study and p.access = l.access and p.attack = l.attack and p.norm is not distinct from l.norm
     and p.epsilon is not distinct from l.epsilon and p.step_size is not distinct from l.step_size
     and case when l.is_base then p.scope = 'base'
@@ -60,19 +82,13 @@ qualify row_number() over (
     order by p.scope <> 'grid'
 ) = 1;
 
--- Whether an image is classified as it should be, of every test image: what `accuracies` counts.
-create view images as
-select study, access, attack, norm, epsilon, step_size, name, seed, image_id, prediction = label as is_right
-from evaluation where split = 'test';
-
 -- Credit: accuracy minus that of the best control in the same seed and test. Controls are networks without the
--- defense; adversarial training that must pass (control_pgd) is one of the networks that get credit. outcomes: the
--- view of single images that the rows are counted from, 'images' or 'robust_images'.
+-- defense; adversarial training that must pass (control_pgd) is one of the networks that get credit.
 --   only_network, only_control    images that one of the two alone is right on
 --   low, high                     paired 95 % interval over the test images, which knows of no other seed
-create macro credits(rows, outcomes) as table
+create view credit as
 with scored as (
-    from query_table(rows) where accuracy is not null
+    from scores where access <> 'bound'
 ), best as (
     select study, access, attack, norm, epsilon, step_size, seed, name as control, title as control_title,
            accuracy as control_accuracy
@@ -89,19 +105,16 @@ with scored as (
         and b.epsilon is not distinct from s.epsilon and b.step_size is not distinct from s.step_size
         and b.seed = s.seed
     where s.role in ('defense', 'baseline', 'model') or s.name = 'control_pgd'
-), right_images as materialized (
-    select study, access, attack, norm, epsilon, step_size, name, seed, image_id, is_right
-    from query_table(outcomes)
 ), paired as (
     select c.study, c.access, c.attack, c.norm, c.epsilon, c.step_size, c.name, c.seed, count(*) as images,
            count(*) filter (a.is_right and not b.is_right) as only_network,
            count(*) filter (b.is_right and not a.is_right) as only_control
     from compared c
-    join right_images a
+    join outcomes a
         on a.study = c.study and a.access = c.access and a.attack = c.attack and a.norm is not distinct from c.norm
         and a.epsilon is not distinct from c.epsilon and a.step_size is not distinct from c.step_size
         and a.name = c.name and a.seed = c.seed
-    join right_images b
+    join outcomes b
         on b.study = c.study and b.access = c.access and b.attack = c.attack and b.norm is not distinct from c.norm
         and b.epsilon is not distinct from c.epsilon and b.step_size is not distinct from c.step_size
         and b.name = c.control and b.seed = c.seed and b.image_id = a.image_id
@@ -125,9 +138,8 @@ create macro is_better(low, high, lowest, highest, of_seeds) as
 
 -- The mean credit over the seeds. Its interval is that of the difference of two means, from the standard deviation
 -- between seeds pooled over all networks, controls among them; of one seed, that over the test images.
-create macro mean_credits(rows, outcomes) as table
-with pools as materialized (select * from pooled(rows) where scope = 'all'),
-means as (
+create view credit_over_seeds as
+with means as (
     select study, access, attack, norm, epsilon, step_size, name, any_value(method) as method,
            any_value(role) as role, any_value(title) as title, count(*) as seeds, of_seeds,
            max(images) as images, avg(accuracy) as accuracy, avg(control_accuracy) as control_accuracy,
@@ -135,7 +147,7 @@ means as (
            array_to_string(list_sort(list(distinct control_title)), ', ') as control_title,
            avg(credit) as credit, min(credit) as lowest, max(credit) as highest,
            any_value(low) as image_low, any_value(high) as image_high, min(position) as position
-    from credits(rows, outcomes) join seeds_of using (study)
+    from credit join seeds_of using (study)
     group by study, access, attack, norm, epsilon, step_size, name, of_seeds
 ), bounded as (
     select m.* exclude (image_low, image_high, position), p.s, p.df,
@@ -143,30 +155,31 @@ means as (
            if(of_seeds = 1, image_high, credit + t_975(p.df) * p.s * sqrt(2 / m.seeds)) as high,
            m.position
     from means m
-    left join pools p
-        on p.study = m.study and p.access = m.access and p.attack = m.attack and p.norm is not distinct from m.norm
+    left join pooled p
+        on p.scope = 'all' and p.study = m.study and p.access = m.access and p.attack = m.attack and p.norm is not distinct from m.norm
         and p.epsilon is not distinct from m.epsilon and p.step_size is not distinct from m.step_size
+), titles as (
+    select study, access, attack, epsilon, step_size, any_value(attack_title) as attack_title,
+           any_value(divisor) as divisor, min(position) as test_position
+    from accuracies group by study, access, attack, epsilon, step_size
 )
-select * exclude (position), is_better(low, high, lowest, highest, least(seeds, of_seeds)) as better,
-       if(of_seeds = 1, 'one seed: test images only', seeds || ' of ' || of_seeds || ' seeds') as rests_on, position
-from bounded;
-
-create view credit as
-select * from credits('accuracies', 'images')
-union all
-select * from credits('robust', 'robust_images')
-order by study, access, position, norm, epsilon;
-
-create view credit_over_seeds as
-select * from mean_credits('accuracies', 'images')
-union all
-select * from mean_credits('robust', 'robust_images')
-order by study, access, position, norm, epsilon;
+select b.* exclude (position), is_better(low, high, lowest, highest, seeds) as better,
+       if(of_seeds = 1, 'one seed: test images only', seeds || ' of ' || of_seeds || ' seeds') as rests_on,
+       case b.access when 'robust' then 'robust at ' || epsilon_text(b.epsilon) || ' (' || b.norm || ')'
+                     when 'white_box' then
+                         t.attack_title || ', white box' || coalesce(', eps/' || format('{:g}', t.divisor), '')
+                     else t.attack_title end as test,
+       v.verdict, v.reason, b.position
+from bounded b
+join verdicts v on v.study = b.study and v.name = b.name
+left join titles t
+    on t.study = b.study and t.access = b.access and t.attack = b.attack
+    and t.epsilon is not distinct from b.epsilon and t.step_size is not distinct from b.step_size
+order by b.study, v.position, b.access <> 'robust', b.norm, b.epsilon, t.test_position;
 
 -- Robust accuracy, the mean over the seeds that are measured: low and high are a t interval, of one seed Wilson's.
 create view robust_over_seeds as
-select r.study, any_value(r.dataset) as dataset, 'robust' as access, 'worst case' as attack, r.norm, r.epsilon,
-       null::double as step_size, r.name, any_value(r.method) as method, any_value(r.role) as role,
+select r.study, any_value(r.dataset) as dataset, r.norm, r.epsilon, r.name, any_value(r.method) as method, any_value(r.role) as role,
        any_value(r.title) as title, any_value(r.grid) as grid, count(r.accuracy) as seeds, of_seeds,
        max(r.images) as images, avg(r.accuracy) as accuracy, stddev_samp(r.accuracy) as spread,
        mean_low(avg(r.accuracy), any_value(p.s), any_value(p.df), count(r.accuracy), of_seeds, any_value(r.low)) as low,
@@ -178,8 +191,8 @@ select r.study, any_value(r.dataset) as dataset, 'robust' as access, 'worst case
        bool_and(coalesce(r.is_complete, false)) as is_complete, min(r.position) as position
 from robust r
 join seeds_of using (study)
-left join spread('robust') p
-    on p.study = r.study and p.norm = r.norm and p.epsilon = r.epsilon and p.grid = r.grid
+left join pooled_spread p
+    on p.access = 'robust' and p.study = r.study and p.norm = r.norm and p.epsilon = r.epsilon and p.grid = r.grid
     and p.is_base = (r.role = 'base')
 group by r.study, r.norm, r.epsilon, r.name, of_seeds
 order by r.study, r.norm, r.epsilon, position;
@@ -193,11 +206,13 @@ select r.study, any_value(r.dataset) as dataset, any_value(r.neighbours) as neig
        mean_high(avg(r.refuted), any_value(p.s), any_value(p.df), count(r.refuted), of_seeds, any_value(r.high))
            as high,
        avg(r.fooled) as fooled, avg(r.median_ratio) as median_ratio,
-       list_sort(list_distinct(flatten(list(r.attacks)))) as attacks, min(r.position) as position
+       list_sort(list_distinct(flatten(list(r.attacks)))) as attacks, any_value(v.verdict) as verdict,
+       any_value(v.reason) as reason, min(r.position) as position
 from bound_test r
 join seeds_of using (study)
-left join spread('bound_test') p
-    on p.study = r.study and p.epsilon = r.k and p.grid = r.grid and p.is_base = (r.role = 'base')
+join verdicts v on v.study = r.study and v.name = r.name
+left join pooled_spread p
+    on p.access = 'bound' and p.study = r.study and p.epsilon = r.k and p.grid = r.grid and p.is_base = (r.role = 'base')
 group by r.study, r.name, r.k, of_seeds
 order by r.study, position, r.k;
 
@@ -228,7 +243,7 @@ with networks_right as materialized (
         partition by study, norm, epsilon, seed order by i
     )) as p_holm from ranked
 )
-select study, norm, epsilon, seed, a, b, title_a, title_b, images, only_a, only_b,
+select study, norm, epsilon, epsilon_text(epsilon) as radius, seed, a, b, title_a, title_b, images, only_a, only_b,
        100 * (only_a - only_b) / images as difference, paired_low(only_a, only_b, images) as low,
        paired_high(only_a, only_b, images) as high, p, p_holm,
        case when p_holm >= 0.05 then 'tied'

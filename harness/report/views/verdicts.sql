@@ -1,0 +1,25 @@
+-- The checks' verdicts.
+
+-- Every check of every network, with what tables call it.
+create view check_results as
+select c.study, n.role, n.title, c.* exclude (study, cell, network), n.position
+from "check" c join networks n on n.study = c.study and n.name = c.name and n.seed = c.seed
+order by c.study, n.position, c."check", c.norm, c.epsilon;
+
+-- Whether a network's numbers can be believed: fail if any check fails in any seed, else warn if any warns, else pass;
+-- 'not checked' where none was made or could be judged. reason: of the worst, in words.
+create view verdicts as
+with worst as (
+    select study, name, verdict, sentence,
+           case verdict when 'fail' then 0 when 'warn' then 1 when 'pass' then 2 else 3 end as severity
+    from check_results
+    qualify row_number() over (partition by study, name order by severity, "check", seed, norm, epsilon) = 1
+)
+select n.study, n.name, any_value(n.title) as title, any_value(n.role) as role,
+       coalesce(nullif(any_value(w.verdict), 'none'), 'not checked') as verdict,
+       case when any_value(w.verdict) = 'fail' then 'not measurable: ' || any_value(w.sentence)
+            when any_value(w.verdict) <> 'pass' then any_value(w.sentence) end as reason,
+       min(n.position) as position
+from networks n left join worst w on w.study = n.study and w.name = n.name
+group by n.study, n.name
+order by n.study, position;
