@@ -18,9 +18,9 @@ _EPSILON: Epsilon = 8 / 255
 class PlannedCheck:
     """One cell of table ``check``.
 
-    ``kind`` network: all checks of ``harness.checks.robustness``, at the l-inf radius ``epsilon``, with images
-    made on the base network ``base`` (None for itself). ``kind`` images: of what is in ``images``, the cells
-    of attacks on the network.
+    ``kind`` network: all checks of ``harness.checks.robustness``, at the l-inf radius ``epsilon``, with
+    images made on the base network ``base`` (None for itself). ``kind`` images: of what is in ``images``,
+    the cells of attacks on the network.
     """
 
     kind: Literal["network", "images"]
@@ -38,7 +38,7 @@ def checks_of(
     white_box: Iterable[PlannedAttack],
     attacks: Iterable[PlannedAttack],
 ) -> Iterator[PlannedCheck]:
-    """A network's checks. ``white_box``: the attacks on it; ``attacks``: those on the base network ``base``."""
+    """A network's checks. ``white_box``: the attacks on it; ``attacks``: those on ``base``."""
     spec = ground.study.checks
     if not spec.enabled:
         return

@@ -30,8 +30,8 @@ def zero_gradient(case: Case) -> Verdict:
             case,
             at,
             shown,
-            "logits are cut off from the image at {} of images: only randomness, company, outputs and attacks "
-            "without gradients (transfer, Square) can be judged",
+            "logits are cut off from the image at {} of images: only randomness, company, outputs and "
+            "attacks without gradients (transfer, Square) can be judged",
             of_attacks=False,
         )
     clean = case.images[at]

@@ -1,10 +1,10 @@
-"""The attack's unit test: a copy of the network that must be broken (Zimmermann et al. 2022, "Increasing
-confidence in adversarial robustness evaluations").
+"""The attack's unit test: a copy of the network that must be broken.
 
-Every image gets a binary head of its own on the network's logits z, which by construction has an
-adversarial example: of 16 random corners of the ball, that whose logits moved furthest. With w the direction in which they
-moved and b midway between the corner's w z and the largest of the image and the other corners, the head says
-(0, w z - b). The attack that gave the white box's number must find a point of the second class, too.
+Zimmermann et al. 2022, "Increasing confidence in adversarial robustness evaluations". Every image gets a
+binary head of its own on the network's logits z, which by construction has an adversarial example: of 16
+random corners of the ball, that whose logits moved furthest. With w the direction in which they moved and b
+midway between the corner's w z and the largest of the image and the other corners, the head says (0, w z -
+b). The attack that gave the white box's number must find a point of the second class, too.
 """
 
 from dataclasses import dataclass

@@ -51,9 +51,10 @@ class Verdict:
 class Case:
     """A network to judge, and its white box at an l-inf radius ``epsilon``: PGD from the true label.
 
-    ``images`` float32 [N, C, H, W] in [0, 1]; ``labels`` and ``ids`` int64 [N] on the same device; the network
-    is in eval mode and takes ``batch_size`` of them at once. ``transfer``: adversarial images in the same
-    ball and order, made on another network; None where there is none. Draws follow from ``seed``.
+    ``images`` float32 [N, C, H, W] in [0, 1]; ``labels`` and ``ids`` int64 [N] on the same device; the
+    network is in eval mode and takes ``batch_size`` of them at once. ``transfer``: adversarial images in
+    the same ball and order, made on another network; None where there is none. Draws follow from
+    ``seed``.
     """
 
     network: nn.Module
