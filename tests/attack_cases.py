@@ -16,6 +16,7 @@ from harness.attacks.adapters.torchattacks import TorchattacksAttack
 from harness.attacks.autoattack.auto_pgd import ApgdCe, ApgdT
 from harness.attacks.autoattack.fast_adaptive_boundary import FabT
 from harness.attacks.autoattack.square import Square
+from harness.attacks.autoattack.worst_case import AutoAttack
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
 from harness.attacks.deepfool import DeepFool
@@ -37,6 +38,15 @@ FAB = FabT(method="fab_t", epsilon=(0.05, 0.2), steps=15, targets=3)
 DDN = Ddn(method="ddn", steps=40)
 FMN = Fmn(method="fmn", steps=40)
 SQUARE = Square(method="square", epsilon=(0.05, 0.3), queries=100)
+AUTOATTACK = AutoAttack(
+    method="autoattack",
+    epsilon=(0.05, 0.2),
+    ce_steps=4,
+    targeted_steps=4,
+    targets=2,
+    fab_steps=5,
+    queries=20,
+)
 FOOLBOX = FoolboxAttack(
     method="foolbox", attack="LinfBasicIterativeAttack", epsilon=(0.05, 0.3), arguments={"steps": 10}
 )
@@ -92,6 +102,7 @@ CASES: list[Any] = [
     like(SQUARE, restarts=2),
     like(SQUARE, ball="l2", epsilon=(0.5, 2.0)),
     like(SQUARE, ball="l1", epsilon=(1.0, 8.0)),
+    AUTOATTACK,
     FOOLBOX,
     ART,
     TORCHATTACKS,

@@ -16,6 +16,7 @@ from harness.attacks.attack import Attack, norms, perturb
 from harness.attacks.autoattack.auto_pgd import ApgdCe, ApgdT
 from harness.attacks.autoattack.fast_adaptive_boundary import FabT
 from harness.attacks.autoattack.square import Square
+from harness.attacks.autoattack.worst_case import AutoAttack
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
 from harness.attacks.deepfool import DeepFool
@@ -39,6 +40,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "apgd_t": ApgdT,
     "fab_t": FabT,
     "square": Square,
+    "autoattack": AutoAttack,
     "foreign": ForeignAttack,
     "foolbox": FoolboxAttack,
     "art": ArtAttack,
