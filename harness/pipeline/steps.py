@@ -45,5 +45,12 @@ STEPS = (
         "V-E",
         "attacks made against each network itself",
     ),
+    Step(
+        "check",
+        "checks",
+        "check",
+        "none",
+        "whether each network's numbers may be believed: a verdict a check",
+    ),
 )
 ALL_STEPS = tuple(step.name for step in STEPS)

@@ -22,6 +22,7 @@ from harness.networks.objective import TrainingAttack
 from harness.networks.training import TrainingSettings
 from harness.settings import Count, Epsilon, Mistakes, Name, Settings, distinct
 from harness.study import controls
+from harness.study.check_settings import ChecksSpec
 from harness.study.compute import ComputeSpec
 from harness.study.controls import Controls, GivenControls
 
@@ -214,6 +215,7 @@ class Study(Settings):
         {}, description="finished networks, each with its own architecture and weights, tested as they are"
     )
     white_box: WhiteBoxSpec
+    checks: ChecksSpec = ChecksSpec()
     compute: ComputeSpec = ComputeSpec()
 
     @field_validator("controls")
