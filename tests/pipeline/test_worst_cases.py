@@ -18,8 +18,8 @@ from harness.results.store import Store
 from harness.seeds import derive
 from harness.study.reading import build
 
-WORST = {"method": "autoattack", "epsilon": [0.05, 0.15], "schedule": "quick"}
-SHORT = {"ce_steps": 3, "targeted_steps": 2, "targets": 2, "fab_steps": 2, "queries": 5}
+WORST = {"method": "autoattack", "epsilon": [0.02, 0.06], "schedule": "quick"}
+SHORT = {"ce_steps": 1, "targeted_steps": 4, "targets": 3, "fab_steps": 2, "queries": 5}
 STAGES = ["worst-apgd_ce", "worst-apgd_t", "worst-fab_t", "worst"]
 
 
@@ -60,7 +60,7 @@ def test_members_leave_what_the_attack_as_a_whole_leaves(finished: Any, epsilon:
 
 
 def test_every_member_goes_on_with_the_survivors_alone(finished: Any) -> None:
-    cells = _cells(finished, 0.15)
+    cells = _cells(finished, 0.06)
     rows = [finished.store.read(cells[name]) for name in STAGES]
     labels = rows[0]["label"].to_numpy()
     survive = [table["prediction"].to_numpy() == labels for table in rows]
@@ -89,8 +89,8 @@ def test_a_run_cut_off_between_members_goes_on_where_it_was(
         run_steps(prepare(study, Store(tmp_path), None, Silence()))
     done = {path for path in Store(tmp_path).files() if path.parts[0] == "evaluation"}
     run = prepare(study, Store(tmp_path), None, Silence())
-    assert _cells(run, 0.05)["worst-apgd_t"].path in done
-    assert _cells(run, 0.05)["worst-fab_t"].path not in done
+    assert _cells(run, 0.02)["worst-apgd_t"].path in done
+    assert _cells(run, 0.02)["worst-fab_t"].path not in done
     run_steps(run)
     assert snapshot(tmp_path) == snapshot(finished.store.local_root)
 

@@ -168,7 +168,6 @@ def write(
         "protocol": "label",
         "architecture": "convnet",
         "controls_left_out": [],
-        "controls_left_out": [],
         "networks": [
             {
                 "position": position,
