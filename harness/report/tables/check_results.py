@@ -54,4 +54,4 @@ _SOURCE = (
     "join verdicts v on v.study = c.study and v.name = c.name)"
 )
 
-LAYOUT = Layout(_SOURCE, lay_out, other_names=("check",))
+LAYOUT = Layout(_SOURCE, lay_out, other_names=("check",), printed=False)

@@ -23,3 +23,10 @@ select n.study, n.name, any_value(n.title) as title, any_value(n.role) as role,
 from networks n left join worst w on w.study = n.study and w.name = n.name
 group by n.study, n.name
 order by n.study, position;
+
+-- Each check over all networks and seeds: what it measured, and how many networks it does not pass.
+create view checks as
+select study, "check", max(threshold) as threshold, min(statistic) as lowest, max(statistic) as highest,
+       count(distinct name) as networks, count(distinct name) filter (verdict = 'warn') as warn,
+       count(distinct name) filter (verdict = 'fail') as fail, count(distinct name) filter (verdict = 'none') as unjudged
+from check_results group by study, "check" order by study, "check";
