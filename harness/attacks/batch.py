@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.networks.classifier import Classifier, low_precision
+from harness.networks.randomised import Expected
 
 State = dict[str, Tensor]  # what an attack knows of each image: a row an image in every tensor
 
@@ -31,9 +32,18 @@ def differentiable(network: nn.Module, precision: str) -> nn.Module:
     """
     if precision == "float32":
         return network
+    if isinstance(network, Expected):
+        return Expected(differentiable(network.network, precision), network.draws)
     if not isinstance(network, Classifier):
         raise ValueError(f"gradients in {precision} need a Classifier, got {type(network).__name__}")
     return low_precision(network)
+
+
+def may_leave(network: nn.Module) -> bool:
+    """Whether an image may leave where it is first fooled: not where the network draws, as a lucky draw fools
+    nobody again.
+    """
+    return not getattr(network, "draws", 0)
 
 
 def input_gradient(value: Tensor, x: Tensor, keep_graph: bool = False) -> Tensor:

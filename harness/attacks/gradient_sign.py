@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from harness import seeds
 from harness.attacks.attack import Attack, Gradients
-from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits
+from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits, margin, may_leave
 from harness.settings import Count, Epsilons, Settings
 
 PgdEngine = Annotated[
@@ -84,15 +84,16 @@ class Pgd(PgdSettings, Attack):
         The random start is x + U(-epsilon, epsilon), drawn by (seed, image id, restart): the same for every
         epsilon, so that an epsilon's result does not depend on which others are asked for. Restarts are for
         the images that no earlier one fooled; an image's result is of the first that fools it, else of the
-        last.
+        last. A network that draws is fooled by none for certain: all restarts are for all images, and the
+        smallest margin is an image's result.
         """
-        through = differentiable(network, self.gradients)
+        through, leaves = differentiable(network, self.gradients), may_leave(network)
         results = []
         for epsilon in self.epsilon:
             moved = images.clone()
             going = torch.arange(len(images), device=images.device)  # the images that are not yet fooled
             for restart in range(self.restarts):
-                if restart:
+                if restart and leaves:
                     predicted = logits(network, moved[going], batch_size).argmax(1)
                     going = going[predicted == labels[going]]
                 if not len(going):
@@ -103,9 +104,10 @@ class Pgd(PgdSettings, Attack):
                     start = (clean + epsilon * (2 * draw.view_as(clean) - 1)).clamp(0, 1)
                 state = {"x": start, "clean": clean, "label": labels[going]}
                 if self.engine == "foolbox":
-                    moved[going] = self._foolbox(through, state, epsilon, batch_size)
+                    made = self._foolbox(through, state, epsilon, batch_size)
                 else:
-                    moved[going] = self._early_stop(network, through, state, epsilon, batch_size)
+                    made = self._early_stop(network, through, state, epsilon, batch_size)
+                moved[going] = made if leaves else _lower(network, moved, made, labels, batch_size)
             results.append(moved)
         return results
 
@@ -137,15 +139,15 @@ class Pgd(PgdSettings, Attack):
     def _early_stop(
         self, network: nn.Module, through: nn.Module, start: State, epsilon: float, batch_size: int
     ) -> Tensor:
-        """Foolbox's steps, but an image stays where it first fools the network."""
-        step_size = epsilon / self.step_divisor
+        """Foolbox's steps, but an image stays where it first fools the network, unless that draws."""
+        step_size, leaves = epsilon / self.step_divisor, may_leave(network)
 
         def step(state: State) -> tuple[State, Tensor]:
             x, clean, label = state["x"].requires_grad_(), state["clean"], state["label"]
             steps = state["steps"] + 1
             direction, outputs = _ascent(through, x, label)
             with torch.no_grad():
-                fooled = outputs.argmax(1) != label
+                fooled = (outputs.argmax(1) != label) & leaves
                 if through is not network and fooled.any():
                     rows = fooled.nonzero()[:, 0]
                     fooled[rows] = network(x[rows]).argmax(1) != label[rows]
@@ -157,6 +159,12 @@ class Pgd(PgdSettings, Attack):
 
         none = torch.zeros_like(start["label"])
         return compacted(start | {"steps": none}, batch_size, step)["x"]
+
+
+def _lower(network: nn.Module, one: Tensor, other: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+    """Of two versions of each image, that with the smaller margin."""
+    margins = [margin(logits(network, images, batch_size), labels) for images in (one, other)]
+    return torch.where((margins[1] < margins[0])[:, None, None, None], other, one)
 
 
 def _ascent(network: nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,16 +5,20 @@ that is kept.
 """
 
 import time
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-from harness.attacks.attack import Attack, Protocol, norms, perturb
+from harness.attacks.attack import Attack, Protocol, norms
 from harness.attacks.batch import logits
 from harness.attacks.guard import time_limit
 from harness.data.datasets import Images
-from harness.networks.classifier import Classifier, as_input, to_tensor
+from harness.evaluation.fragility import fragility
+from harness.evaluation.randomised import draws_column, fresh, perturbed
+from harness.networks.classifier import as_input, to_tensor
 from harness.networks.device import device
 
 BATCHES_PER_BLOCK = (
@@ -28,56 +32,77 @@ def blocks(count: int, size: int) -> list[slice]:
 
 
 def attack_block(
-    network: Classifier,
+    network: nn.Module,
     images: Images,
     settings: Attack,
     protocol: Protocol,
     seed: int,
     batch_size: int,
     limit_s: float | None = None,
+    tells_fragility: bool = False,
 ) -> list[tuple[dict[str, Any], np.ndarray]]:
     """Attack one block: for each epsilon the rows by column, and the adversarial images float32 [B, C, H, W].
 
     The attack starts from the network's prediction (the paper's protocol) or the true label; ``batch_size``
-    images are in the network at once. RuntimeError for an attack that may not end (``Attack.is_limited``) and
-    takes longer than ``limit_s``.
+    images are in the network at once. ``network`` is ``judged``: one that draws is attacked through the mean
+    of draws, and its classes are those of fresh ones. ``tells_fragility``: with the columns of ``fragility``.
+    RuntimeError for an attack that may not end (``Attack.is_limited``) and takes longer than ``limit_s``.
     """
-    on = device()
-    clean = as_input(to_tensor(images.pixels, on))
-    predicted = logits(network, clean, batch_size).argmax(1)
-    start = to_tensor(images.labels, on) if protocol == "label" else predicted
+    block = _Block(network, images, batch_size)
+    start = to_tensor(images.labels, device()) if protocol == "label" else block.predicted
     began = time.perf_counter()
     with time_limit(limit_s if settings.is_limited else None, settings.algorithm):
-        made = perturb(network, clean, start, to_tensor(images.ids, on), settings, seed, batch_size)
+        made = perturbed(network, block.clean, start, block.ids, settings, seed, batch_size)
     # One gradient serves every epsilon: the time is the block's, shared out evenly.
     seconds = (time.perf_counter() - began) / (len(images.ids) * len(made))
-    return [
-        (
-            _rows(network, images, clean, predicted, adversarial, seconds, batch_size),
-            adversarial.cpu().numpy(),
-        )
-        for adversarial in made
-    ]
+    told_by = seed if tells_fragility else None
+    return [(block.rows(adversarial, seconds, told_by), adversarial.cpu().numpy()) for adversarial in made]
 
 
-def _rows(
-    network: Classifier,
-    images: Images,
-    clean: Tensor,
-    predicted: Tensor,
-    adversarial: Tensor,
-    seconds: float,
-    batch_size: int,
-) -> dict[str, Any]:
-    """Rows of the table ``attack``, measured on the images that came back; ``seconds`` an image."""
-    return {
-        "image_id": images.ids,
-        "label": images.labels,
-        "predicted": predicted.cpu().numpy(),
-        "adversarial_predicted": logits(network, adversarial, batch_size).argmax(1).cpu().numpy(),
-        **norms(clean, adversarial),
-        "attack_s": np.full(len(images.ids), seconds),
-    }
+@dataclass(frozen=True)
+class _Block:
+    """Images, and the network that they are measured by."""
+
+    network: nn.Module
+    images: Images
+    batch_size: int
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """float32 [B, C, H, W] in [0, 1]."""
+        return as_input(to_tensor(self.images.pixels, device()))
+
+    @cached_property
+    def ids(self) -> Tensor:
+        return to_tensor(self.images.ids, device())
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """Classes of the clean images, int64 [B]."""
+        return self.classes(self.clean)
+
+    def classes(self, images: Tensor) -> Tensor:
+        """The network's classes; of one that draws, by draws that no attack saw."""
+        with fresh(self.network, self.ids):
+            return logits(self.network, images, self.batch_size).argmax(1)
+
+    def rows(self, adversarial: Tensor, seconds: float, told_by: int | None = None) -> dict[str, Any]:
+        """Rows of the table ``attack``, measured on the images that came back; ``seconds`` an image.
+
+        ``told_by``: the seed of the noise by which ``fragility`` is told; None: it is not.
+        """
+        rows = {
+            "image_id": self.images.ids,
+            "label": self.images.labels,
+            "predicted": self.predicted.cpu().numpy(),
+            "adversarial_predicted": self.classes(adversarial).cpu().numpy(),
+            **norms(self.clean, adversarial),
+            "attack_s": np.full(len(self.images.ids), seconds),
+            **draws_column(self.network, len(self.images.ids)),
+        }
+        if told_by is not None:
+            rows |= fragility(self.network, adversarial, self.ids, told_by, self.batch_size)
+        return rows
 
 
 # --- worst cases ------------------------------------------------------------------------------------------
@@ -90,13 +115,14 @@ Attacked = tuple[dict[str, Any], np.ndarray | None]
 
 
 def attack_survivors(
-    network: Classifier,
+    network: nn.Module,
     images: Images,
     settings: Attack,
     before: list[Attacked] | None,
     seed: int,
     batch_size: int,
     limit_s: float | None = None,
+    tells_fragility: bool = False,
 ) -> list[tuple[dict[str, Any], np.ndarray]]:
     """One member of a worst case on one block: for each epsilon what it and the members before it made.
 
@@ -104,13 +130,12 @@ def attack_survivors(
     gets wrong stays as it is, one that was fooled stays what it was; the others are attacked, from their true
     class, and are from now on what came of it. ``attack_s`` is of this member alone.
     """
-    clean = as_input(to_tensor(images.pixels, device()))
-    predicted = logits(network, clean, batch_size).argmax(1)
-    untouched = _rows(network, images, clean, predicted, clean, 0.0, batch_size)
+    block = _Block(network, images, batch_size)
+    untouched = block.rows(block.clean, 0.0)
     made = []
     for position, epsilon in enumerate(settings.epsilons):
         rows = {name: values.copy() for name, values in untouched.items()}
-        adversarial = clean.cpu().numpy().copy()
+        adversarial = block.clean.cpu().numpy().copy()
         if before is not None:
             so_far, kept = before[position]
             rows |= {name: values.copy() for name, values in so_far.items()}
@@ -123,10 +148,13 @@ def attack_survivors(
             for name, values in new.items():
                 rows[name][left] = values
             adversarial[left] = moved
+        if tells_fragility:
+            rows |= fragility(network, to_tensor(adversarial, device()), block.ids, seed, batch_size)
         made.append((rows, adversarial))
     return made
 
 
 def stack(parts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Rows of consecutive blocks, one after the other."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """Rows of consecutive blocks, one after the other; of columns that all have."""
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}

@@ -10,16 +10,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from harness.attacks.attack import Attack, Protocol
 from harness.data.datasets import Dataset
 from harness.errors import Failed, attempt
-from harness.evaluation.blocks import SO_FAR, Attacked, attack_block, attack_survivors
+from harness.evaluation.blocks import (
+    BATCHES_PER_BLOCK,
+    SO_FAR,
+    Attacked,
+    attack_block,
+    attack_survivors,
+    blocks,
+)
+from harness.evaluation.randomised import TRIED, draws_column, fresh, judged
 from harness.networks import Architecture
 from harness.networks.build import build
-from harness.networks.classifier import Classifier, from_tensors, logits, predict
+from harness.networks.classifier import as_input, from_tensors, logits, predict, to_tensor
 from harness.networks.device import device
 from harness.results.cells import Cell
 from harness.results.store import Store
@@ -62,6 +70,7 @@ class AttackTask:
     limit_s: float | None = None
     is_member: bool = False
     after: tuple[Cell, ...] = ()
+    tells_fragility: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,17 +94,20 @@ class Tester:
         # another order, and the last bits decide on which side DeepFool's images lie.
         torch.set_num_threads(1)
         self._store, self._dataset = store, dataset
-        self._loaded: tuple[Cell, Classifier] | None = None
+        self._loaded: tuple[Cell, nn.Module] | None = None
 
-    def _network(self, stored: StoredNetwork) -> Classifier:
+    def _network(self, stored: StoredNetwork) -> nn.Module:
+        """The trained network, or the mean of its draws where it draws."""
         if self._loaded is None or self._loaded[0] != stored.cell:
             pixels, classes = self._dataset.train.pixels, len(self._dataset.classes)
-            fresh = build(stored.architecture, pixels, classes, 0, initial=False)
-            self._loaded = (stored.cell, from_tensors(fresh, self._store.tensors(stored.cell), device()))
+            built = build(stored.architecture, pixels, classes, 0, initial=False)
+            network = from_tensors(built, self._store.tensors(stored.cell), device())
+            tried = as_input(to_tensor(self._dataset.test.pixels[:TRIED], device()))
+            self._loaded = (stored.cell, judged(network, tried))
         return self._loaded[1]
 
     @contextmanager
-    def _using(self, stored: StoredNetwork, attack: Attack | None = None) -> Iterator[Classifier]:
+    def _using(self, stored: StoredNetwork, attack: Attack | None = None) -> Iterator[nn.Module]:
         """The network for one task; RuntimeError where its weights are no longer what they were."""
         network = self._network(stored)
         is_from_outside = bool(stored.architecture.package or (attack and attack.package))
@@ -111,8 +123,8 @@ class Tester:
 
     def log_probabilities(self, task: OutputsTask) -> np.ndarray:
         """float32 [B, classes] on a block of clean training images."""
-        pixels = self._dataset.train.pixels[task.block]
-        with self._using(task.network) as network:
+        pixels, ids = self._dataset.train.pixels[task.block], self._dataset.train.ids[task.block]
+        with self._using(task.network) as network, fresh(network, to_tensor(ids, device())):
             (output,) = logits(network, pixels, OUTPUTS_BLOCK, device())
         result: np.ndarray = log_softmax(output, dim=1).numpy()
         return result
@@ -120,7 +132,7 @@ class Tester:
     def attack(self, task: AttackTask) -> list[tuple[dict[str, Any], np.ndarray]]:
         """Rows and images for each epsilon: see ``attack_block``."""
         images = self._dataset.of(task.split).take(task.block)
-        how = (task.seed, task.batch_size, task.limit_s)
+        how = (task.seed, task.batch_size, task.limit_s, task.tells_fragility)
         with self._using(task.network, task.settings) as network:
             if not task.is_member:
                 return attack_block(network, images, task.settings, task.protocol, *how)
@@ -136,22 +148,35 @@ class Tester:
         is_kept = self._store.metadata(cell.path)["artifact"] is not None
         return rows, self._store.tensors(cell)["adversarial"][block] if is_kept else None
 
-    def predict(self, task: PredictionTask) -> list[np.ndarray | Failed]:
-        """Predictions int64 [N] on each set of images; a set that can't be read fails alone."""
+    def predict(self, task: PredictionTask) -> list[dict[str, np.ndarray] | Failed]:
+        """Columns of each set of images: ``prediction`` int64 [N], ``draws`` where the network draws.
+
+        A set that can't be read fails alone.
+        """
         with self._using(task.network) as network:
 
-            def predicted(images: Cell | None, split: str) -> np.ndarray:
+            def predicted(images: Cell | None, split: str) -> dict[str, np.ndarray]:
                 pixels = (
                     self._dataset.of(split).pixels
                     if images is None
                     else self._store.tensors(images)["adversarial"]
                 )
-                return predict(network, pixels, task.batch_size, device())
+                found = _predictions(network, pixels, self._dataset.of(split).ids, task.batch_size)
+                return {"prediction": found, **draws_column(network, len(found))}
 
             return [attempt(predicted, *each) for each in zip(task.images, task.splits, strict=True)]
 
 
-def _state(network: Classifier, is_read: bool) -> list[tuple[int, ...]]:
+def _predictions(network: nn.Module, pixels: np.ndarray, ids: np.ndarray, batch_size: int) -> np.ndarray:
+    """Classes int64 [N], in the blocks in which images are attacked: a network's draws are a block's own."""
+    found = []
+    for block in blocks(len(pixels), BATCHES_PER_BLOCK * batch_size):
+        with fresh(network, to_tensor(ids[block], device())):
+            found.append(predict(network, pixels[block], batch_size, device()))
+    return np.concatenate(found)
+
+
+def _state(network: nn.Module, is_read: bool) -> list[tuple[int, ...]]:
     """Which tensors hold the weights and how often each was changed, which costs nothing.
 
     Changes through ``.data`` are not counted: where code from outside is at work its values are read as well.

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks import ATTACKS
-from harness.attacks.attack import Attack, Protocol, norms, perturb
+from harness.attacks.attack import Attack, Protocol, norms
 from harness.attacks.batch import logits
 from harness.errors import HarnessError, did_you_mean
+from harness.evaluation.randomised import draws_of, fresh, judged, perturbed
 from harness.extensions import FOREIGN
 from harness.library.bound import Bound, as_array
 from harness.networks.classifier import as_input
@@ -30,6 +31,7 @@ class Attacked:
     changes, each [N]: ``l0`` int32, values changed; ``mean_l1`` float64, mean absolute change of a value,
     comparable with sigma; ``l1`` float64, the sum of the absolute changes; ``l2`` float64, Euclidean over all
     values; ``linf`` float64, the largest absolute change. ``seconds``: of the attack alone, for all images.
+    ``draws``: of a network that draws at random, how many fresh draws its classes are the mean of, else None.
     """
 
     images: Tensor
@@ -41,6 +43,7 @@ class Attacked:
     l2: np.ndarray
     linf: np.ndarray
     seconds: float
+    draws: int | None = None
 
     @property
     def fooled(self) -> np.ndarray:
@@ -91,17 +94,21 @@ def attack(
     classes = _integers("labels", labels, clean)
     keys = torch.arange(len(clean), device=clean.device) if ids is None else _integers("ids", ids, clean)
     with _full_precision():
-        predicted = _predicted(network, clean, batch_size)
+        predicted = _predicted(network, clean, keys, batch_size)
+        asked = judged(network, clean)
+        if asked is not network:
+            predicted = _predicted(asked, clean, keys, batch_size)
         began = time.perf_counter()
         try:
             start = classes if protocol == "label" else predicted
-            (adversarial,) = perturb(network, clean, start, keys, chosen, seed, batch_size)
+            (adversarial,) = perturbed(asked, clean, start, keys, chosen, seed, batch_size)
         except ValueError as error:
             raise HarnessError(str(error)) from error
         seconds = time.perf_counter() - began
-        afterwards = _predicted(network, adversarial, batch_size)
+        afterwards = _predicted(asked, adversarial, keys, batch_size)
     sizes = norms(clean, adversarial)
-    return Attacked(adversarial, predicted.cpu().numpy(), afterwards.cpu().numpy(), **sizes, seconds=seconds)
+    before, after = predicted.cpu().numpy(), afterwards.cpu().numpy()
+    return Attacked(adversarial, before, after, **sizes, seconds=seconds, draws=draws_of(asked) or None)
 
 
 def effectiveness(attacked: Attacked, bound: Bound, k: float = 2.0) -> float:
@@ -206,9 +213,10 @@ def _integers(name: str, values: Any, images: Tensor) -> Tensor:
     return torch.from_numpy(array.astype(np.int64)).to(images.device)
 
 
-def _predicted(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+def _predicted(network: nn.Module, images: Tensor, ids: Tensor, batch_size: int) -> Tensor:
     """The network's classes int64 [N]; HarnessError where it returns no logits."""
-    answers = logits(network, images, batch_size)
+    with fresh(network, ids):
+        answers = logits(network, images, batch_size)
     if answers.ndim != 2 or len(answers) != len(images):
         came = f"{tuple(answers.shape)} of {len(images)} images"
         raise HarnessError(f"the network must return logits [B, classes], got {came}")

@@ -6,6 +6,8 @@ DDP averages the gradients; one worker needs no process group.
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -102,9 +104,7 @@ class Training:
         batches = torch.from_numpy(order).to(self.device).split(self.settings.batch_size)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         self._wrapped.train()
-        # Dropout has no other source than the global generator: seeded for the epoch, restored after.
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seeds.derive(self.seed, "dropout", epoch, self.rank))
+        with self._drawing("dropout", epoch):
             for number, batch in enumerate(batches):
                 self._in_training.batch = number
                 total += self._step(batch, epoch)
@@ -115,6 +115,13 @@ class Training:
                 f"the loss of epoch {epoch} is {loss}: training diverged (learning rate {rate})"
             )
         return self._row(loss, len(order), began)
+
+    @contextmanager
+    def _drawing(self, purpose: str, epoch: int) -> Iterator[None]:
+        """Torch's generator, the only source of dropout, seeded for an epoch; restored afterwards."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seeds.derive(self.seed, purpose, epoch, self.rank))
+            yield
 
     def _step(self, batch: Tensor, epoch: int) -> Tensor:
         """One optimiser step on this worker's share of a global batch; the sum of the share's losses."""
@@ -157,7 +164,8 @@ class Training:
         mine = slice(self.rank, None, self.world)
         pixels, labels, right = self.test.pixels[mine], self.test.labels[mine], 0
         if len(labels):
-            right = (predict(self.network, pixels, 256, self.device) == labels).sum()
+            with self._drawing("test", self.epoch + 1):  # of a network that draws in eval mode, too
+                right = (predict(self.network, pixels, 256, self.device) == labels).sum()
         correct = torch.tensor(float(right), device=self.device)
         return float(self._sum(correct)) / len(self.test.ids)
 

@@ -100,6 +100,7 @@ def _tasks(run: Run, attack: PlannedAttack) -> list[AttackTask]:
             study.compute.block_limit_s,
             attack.member is not None,
             attack.after,
+            attack.cells[0].table == "attack" and attack.split != "train",
         )
         for block in image_blocks(run, attack.split)
     ]

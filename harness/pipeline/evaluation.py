@@ -1,6 +1,6 @@
 """V-C to V-E: every network on every set of images, and the white box."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -52,13 +52,13 @@ def _prediction(run: Run, evaluations: list[Evaluation]) -> PredictionTask:
     return PredictionTask(stored, images, splits, run.study.batch_size)
 
 
-def _finish(run: Run, evaluation: Evaluation, predictions: np.ndarray | Failed) -> None:
+def _finish(run: Run, evaluation: Evaluation, predicted: Mapping[str, np.ndarray] | Failed) -> None:
     """Write an evaluation's cell, or why there is none."""
-    if isinstance(predictions, Failed):
-        run.fail([evaluation.cell], predictions)
+    if isinstance(predicted, Failed):
+        run.fail([evaluation.cell], predicted)
         return
     images = run.dataset.of(evaluation.cell.partition["split"])
-    run.keep(evaluation.cell, {"image_id": images.ids, "label": images.labels, "prediction": predictions})
+    run.keep(evaluation.cell, {"image_id": images.ids, "label": images.labels, **predicted})
 
 
 def _black_box_price(quote: Quote) -> Price:

@@ -27,8 +27,8 @@ _SQL_TYPES = {
 }
 # The files of views, each of which stands on those before it.
 CHAPTERS = (
-    *("arithmetic", "bound", "attacks", "accuracies", "choices", "robust", "verdicts", "statistics", "lines"),
-    *("ranking", "cells", "speed"),
+    *("arithmetic", "bound", "attacks", "fragility", "accuracies", "choices", "robust", "verdicts"),
+    *("statistics", "lines", "ranking", "cells", "speed"),
 )
 # What most tables stand on, each on those before it: see `settle`.
 SETTLED = ("accuracies", "smallest_change", "coverage", "robust", "bound_test", "credit", "verdicts")

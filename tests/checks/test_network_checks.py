@@ -65,6 +65,15 @@ class Hides(Around):
         return super().forward(x.flatten(1) @ self.matrix)
 
 
+class OwnDraws(Around):
+    """Noise that no seed of the global generators tells."""
+
+    generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        return super().forward(x + torch.rand(x.shape, generator=self.generator))
+
+
 class Rigid(nn.Module):
     """What some networks begin with: a last layer of zeros."""
 
@@ -121,7 +130,8 @@ FAULTS = {
     "log-softmax": (lambda: Around(after=lambda z: z.log_softmax(1)), "scores", "log-probabilities"),
     "trains": (Trains, "eval mode", "body"),
     "counts": (Counts, "weights", "body.calls"),
-    "dropout": (lambda: Around(before=lambda x: F.dropout(x, 0.1)), "repeat", "a difference of"),
+    "dropout": (lambda: Around(before=lambda x: F.dropout(x, 0.1)), "repeat", "the mean of 20 draws"),
+    "its own generator": (OwnDraws, "repeat", "also from one seed"),
     "of the batch": (lambda: Around(before=lambda x: x - x.mean(0)), "batch", "alone"),
     "contrast": (lambda: Around(before=lambda x: x / x.var((1, 2, 3), keepdim=True)), "range", "black"),
     "detached": (lambda: Around(before=lambda x: x.detach()), "gradient", "cut off"),
@@ -131,7 +141,7 @@ FAULTS = {
     "hides": (Hides, "storage", "is not stored"),
     "last layer of zeros": (Rigid, "gradient", "before training"),
 }
-NOTES = {"log-softmax", "large logits", "straight through", "last layer of zeros"}
+NOTES = {"log-softmax", "dropout", "large logits", "straight through", "last layer of zeros"}
 MODELS = {"linear": Around, "regular": regular, **{name: fault[0] for name, fault in FAULTS.items()}}
 
 

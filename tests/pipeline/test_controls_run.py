@@ -114,7 +114,12 @@ def test_a_twin_is_no_base_network_in_the_tables(connection):
         assert query(connection, names)["name"].to_pylist() == ["twin"]
     assert query(connection, "from table7 where name = 'base'").num_rows == 0
     controls = "select distinct name from networks where role = 'control' order by name"
-    assert query(connection, controls)["name"].to_pylist() == ["control_pgd", "no_noise", "noise_labels", "twin"]
+    assert query(connection, controls)["name"].to_pylist() == [
+        "control_pgd",
+        "no_noise",
+        "noise_labels",
+        "twin",
+    ]
 
 
 def test_made_again_they_are_the_same(run):

@@ -512,8 +512,9 @@ def test_rows_of_failed_networks_are_marked_everywhere(ranked):
 def test_failed_rows_are_dim_in_a_terminal(ranked, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     table = Table("x", "", "", ("a",), [("one",), ("two",)], frozenset({1}))
-    from harness.report.printing import _grid
     from rich.console import Console
+
+    from harness.report.printing import _grid
 
     console = Console(force_terminal=True, width=40, color_system="standard")
     with console.capture() as captured:

@@ -296,7 +296,7 @@ def test_csv_is_the_long_view(full, capsys):
     blocks = capsys.readouterr().out.split("\n\n")
     names = [block.splitlines()[0] for block in blocks]
     assert names == [
-        *("# table2", "# table3", "# black_box", "# table7", "# white_box"),
+        *("# table2", "# table3", "# fragility", "# black_box", "# table7", "# white_box"),
         *("# ranking", "# check_results", "# bound_test"),
     ]
 

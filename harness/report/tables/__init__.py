@@ -21,6 +21,7 @@ from harness.report.tables import (
     credit,
     effectiveness,
     failed,
+    fragility,
     pairs,
     ranking,
     rekeyed,
@@ -34,6 +35,7 @@ from harness.report.tables.table import Layout, Table, as_table
 TABLES = {
     "table2": bound.LAYOUT,
     "table3": effectiveness.LAYOUT,
+    "fragility": fragility.LAYOUT,
     "black_box": black_box.LAYOUT,
     "table7": adversarial_training.LAYOUT,
     "white_box": white_box.LAYOUT,

@@ -25,6 +25,12 @@ def significant(value: float, digits: int) -> str:
     return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
 
 
+def with_interval(value: float, low: float, high: float) -> str:
+    """'0.8 [0.3, 2.4]', in per cent."""
+    shown = [round(number, 1) + 0.0 for number in (value, low, high)]  # no -0.0
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*shown)
+
+
 def exact(value: Any) -> str:
     """Every digit, for other programs to read; nothing for null."""
     if value is None:
