@@ -20,6 +20,16 @@ Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Smoothing:
+    """A smoothed network: CERTIFY's sd, draws (n0 and n) and alpha, by the columns of table ``certified``."""
+
+    noise_sd: float
+    selection_draws: int
+    certification_draws: int
+    alpha: float
+
+
+@dataclass(frozen=True)
 class Certificate:
     """What holds of the smoothed network at one image, with probability 1 - alpha at least.
 

@@ -18,6 +18,8 @@ _STEPS = 60
 _DRAWS = 32  # a gradient is the mean over so many
 _GAMMA = 0.05  # by which the length changes in a step
 _SCALES = tuple(1.1**power for power in range(-1, 9))  # lengths tried of a change, relative to its own
+# That an image takes, where a gradient is worth three and a third of the scales is tried.
+FORWARDS = 3 * _STEPS * _DRAWS + JUDGING_DRAWS * len(_SCALES) // 3
 
 
 def smallest_fooling(

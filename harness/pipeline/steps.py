@@ -45,5 +45,12 @@ STEPS = (
         "V-E",
         "attacks made against each network itself",
     ),
+    Step(
+        "certify",
+        "certified",
+        "certified",
+        "none",
+        "l2 radii within which each network, smoothed with noise, can't change its class",
+    ),
 )
 ALL_STEPS = tuple(step.name for step in STEPS)

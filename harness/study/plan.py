@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.results.cells import Cell
 from harness.study.attacks import PlannedAttack, attacks_on, training_images
+from harness.study.certification import PlannedCertificate, certificates_of
 from harness.study.controls import TWIN
 from harness.study.evaluations import (
     Evaluation,
@@ -60,6 +61,7 @@ class Plan:
     white_box: tuple[PlannedAttack, ...]
     measured: tuple[Evaluation, ...]
     copied: tuple[Evaluation, ...]
+    certified: tuple[PlannedCertificate, ...] = ()
 
     @property
     def study(self) -> Study:
@@ -94,7 +96,8 @@ class Plan:
         attacks = [cell for attack in self.attacks for cell in attack.cells]
         networks = [network.cell for network in self.networks]
         evaluations = [*self.black_box_cells(), *self.white_box_cells()]
-        return [*self.bounds.values(), *attacks, *networks, *evaluations]
+        certified = [planned.cell for planned in self.certified]
+        return [*self.bounds.values(), *attacks, *networks, *evaluations, *certified]
 
 
 def packages(study: Study) -> tuple[str, ...]:
@@ -132,6 +135,7 @@ def plan(
     validation: list[Evaluation] = []
     white_box: list[PlannedAttack] = []
     measured: list[Evaluation] = []
+    certified: list[PlannedCertificate] = []
     for base in bases:
         mine = list(attacks_on(ground, base))
         others = tuple(other for other in bases if other is not base)
@@ -151,6 +155,7 @@ def plan(
         for network in in_white_box(study, met):
             measured += measured_on(ground, network, mine)
             white_box += white_box_of(ground, network)
+        certified += certificates_of(ground, met)
     copied: list[Evaluation] = []
     for twin, other in twins.values():
         known = [evaluation for evaluation in measured if evaluation.network is other]
@@ -169,6 +174,7 @@ def plan(
         tuple(white_box),
         tuple(measured),
         tuple(copied),
+        tuple(certified),
     )
 
 

@@ -22,6 +22,7 @@ from harness.networks.objective import TrainingAttack
 from harness.networks.training import TrainingSettings
 from harness.settings import Count, Epsilon, Mistakes, Name, Settings, distinct
 from harness.study import controls
+from harness.study.certify_settings import CertifySpec
 from harness.study.compute import ComputeSpec
 from harness.study.controls import Controls, GivenControls
 
@@ -126,10 +127,15 @@ def _unknown_in_white_box(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> 
                 f"'{PGD}' is what tables call the sweep of 'epsilon': give the attack another name",
             )
     yield from _own_names(white_box, attacks)
+    yield from _unknown_networks(white_box.networks, study)
+
+
+def _unknown_networks(names: Iterable[str] | None, study: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Networks that are named under 'networks' and that the study lacks."""
     if {"defenses", "models"} <= study.keys():
         known = [*_network_names(study["defenses"], study["models"])]
         known += _control_names(study, study["defenses"]).keys() - {controls.TWIN}
-        for name in white_box.networks or ():
+        for name in names or ():
             if name not in known:
                 yield "networks", f"unknown network '{name}'{did_you_mean(name, known)}"
 
@@ -214,6 +220,7 @@ class Study(Settings):
         {}, description="finished networks, each with its own architecture and weights, tested as they are"
     )
     white_box: WhiteBoxSpec
+    certify: CertifySpec | None = Field(None, description="certified radii of the smoothed networks")
     compute: ComputeSpec = ComputeSpec()
 
     @field_validator("controls")
@@ -256,6 +263,13 @@ class Study(Settings):
         if mistakes:
             raise Mistakes(mistakes)
         return white_box
+
+    @field_validator("certify")
+    @classmethod
+    def _certified_names(cls, certify: CertifySpec | None, info: ValidationInfo) -> CertifySpec | None:
+        if certify and (mistakes := [*_unknown_networks(certify.networks, info.data)]):
+            raise Mistakes(mistakes)
+        return certify
 
     def controls_trained(self) -> Iterator[tuple[str, Defense]]:
         """(name, settings) of the controls that are trained, for each seed."""
