@@ -38,12 +38,14 @@ def smallest_fooling(
     R^d, as it is certified: they may leave [0, 1]. One counts where of ``JUDGING_DRAWS`` fresh draws more are
     of another class, beyond what chance gives a tie with probability ``alpha``. None where none was found.
     """
+    if not len(images):
+        return []
     parts = torch.arange(len(images), device=images.device).split(max(1, batch_size // _DRAWS))
     changes = [
         _toward_the_boundary(network, images[part], classes[part], ids[part], noise_sd, seed)
         for part in parts
     ]
-    change = torch.cat(changes) if changes else images
+    change = torch.cat(changes)
     lengths = change.flatten(1).norm(dim=1)
     left = (lengths > 0).nonzero()[:, 0]
     found: list[float | None] = [None] * len(images)
