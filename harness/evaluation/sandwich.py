@@ -17,7 +17,8 @@ JUDGING_DRAWS = 400  # fresh ones, that tell whether g has left the class
 _STEPS = 60
 _DRAWS = 32  # a gradient is the mean over so many
 _GAMMA = 0.05  # by which the length changes in a step
-_SCALES = tuple(1.1**power for power in range(-1, 9))  # lengths tried of a change, relative to its own
+# Lengths tried of a change, relative to its own, until one fools.
+_SCALES = (*(1.1**power for power in range(-1, 9)), 3.0, 5.0)
 # That an image takes, where a gradient is worth three and a third of the scales is tried.
 FORWARDS = 3 * _STEPS * _DRAWS + JUDGING_DRAWS * len(_SCALES) // 3
 
@@ -77,7 +78,7 @@ def _toward_the_boundary(
         log_mean, gradient = _gradient(network, images + change, classes, ids, noise_sd, seed, step)
         is_other = log_mean.argmax(1) != classes
         norm = change.flatten(1).norm(dim=1)
-        is_shorter = is_other & (norm < shortest)
+        is_shorter = is_other & (norm > 0) & (norm < shortest)
         shortest = torch.where(is_shorter, norm, shortest)
         best = torch.where(is_shorter.view(shape), change, best)
         length = length * torch.where(is_other, 1 - _GAMMA, 1 + _GAMMA)

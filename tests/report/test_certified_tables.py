@@ -35,18 +35,16 @@ def store_of(tmp_path, factor_of_seed, attacked=COUNT):
             "prediction": np.where(np.arange(COUNT) == 0, -1, 0),
             "top_count": np.full(COUNT, 900),
             "radius": np.where(np.arange(COUNT) == 0, 0, factor * TRUE),
-            "attacked_l2": [float(x) if on and i else None for i, (x, on) in enumerate(zip(TRUE, tried))],
+            "attacked_l2": [
+                float(x) if on and i else None for i, (x, on) in enumerate(zip(TRUE, tried, strict=True))
+            ],
             "attacked_draws": [400 if on and i else None for i, on in enumerate(tried)],
         }
         store.write(cell, rows)
         cells.append(cell)
     seeds = list(factor_of_seed)
     about = {**ABOUT, "seeds": seeds, "radii": RADII, "networks": network_rows(seeds)}
-    record = [
-        {"table": "certified", "step": "certify", "title": cell.title, "key": cell.key, "path": str(cell.path)}
-        for cell in cells
-    ]
-    store.write_study("mini", {"about": about, "cells": record, "planned": []})
+    store.record_study("mini", {"name": "mini"}, {"certify": cells}, about, [])
     return store
 
 
@@ -57,7 +55,7 @@ def rows(store, sql):
 
 def test_certified_accuracy_is_counted_over_the_radii(tmp_path):
     found = rows(store_of(tmp_path, {0: 0.5}), "from certified_accuracy")
-    expected = [100 * np.mean((0.5 * TRUE >= radius) & (np.arange(COUNT) > 0)) for radius in RADII]
+    expected = [100 * np.mean((radius <= 0.5 * TRUE) & (np.arange(COUNT) > 0)) for radius in RADII]
     assert [row["accuracy"] for row in found] == expected
     assert [row["certified_radius"] for row in found] == RADII
     assert (found[0]["images"], found[0]["clean"], found[0]["abstains"]) == (COUNT, 95, 5)
@@ -66,11 +64,13 @@ def test_certified_accuracy_is_counted_over_the_radii(tmp_path):
 
 def test_honest_radii_pass_and_doubled_ones_are_told(tmp_path):
     honest, planted = rows(store_of(tmp_path, {0: 0.6, 1: 1.2}), "from sandwich order by seed")
-    assert (honest["attacked"], honest["fooled"], honest["violations"], honest["verdict"]) == (19, 19, 0, "pass")
+    assert (honest["attacked"], honest["fooled"], honest["violations"]) == (19, 19, 0)
+    assert honest["verdict"] == "pass"
     assert honest["allowed"] == binom.ppf(0.999, 19, 0.001) == 1
     assert honest["median_ratio"] == pytest.approx(0.6)
     assert (planted["violations"], planted["verdict"]) == (19, "fail")
-    assert planted["sentence"].startswith("19 of 19 certified radii") and "an error of the harness" in planted["sentence"]
+    assert planted["sentence"].startswith("19 of 19 certified radii")
+    assert "an error of the harness" in planted["sentence"]
 
 
 def test_the_tables(tmp_path):
