@@ -1,16 +1,18 @@
 """The step certify of a tiny study: which networks and images, priced, resumed, equal for any worker."""
 
 import pytest
-from conftest import run_study, tiny_study
+from conftest import Silence, run_study, tiny_study
 
 from harness.errors import HarnessError
-from harness.evaluation.sandwich import JUDGING_DRAWS
+from harness.evaluation.sandwich import FORWARDS, JUDGING_DRAWS
 from harness.networks.classifier import Classifier
 from harness.pipeline import certified
 from harness.pipeline.certified import evenly
-from harness.pipeline.run import prepare, run_steps
+from harness.pipeline.recompute import recompute
+from harness.pipeline.run import prepare, price, run_steps
 from harness.report.database import connect, query
 from harness.results.store import Store
+from harness.study.costs import Quote, Rates, extent
 from harness.study.reading import build
 
 CERTIFY = {
@@ -62,9 +64,22 @@ def test_blocks_change_nothing(run, tmp_path, monkeypatch):
     assert rows_of(run_study(study(), tmp_path)) == rows_of(run)
 
 
+def test_verification_makes_the_same_again(run):
+    found = [each for each in recompute(run.store, 30, 0, None, 0) if each.title.startswith("certified")]
+    assert [len(each.differences) for each in found] == [0]
+
+
+def test_the_price_counts_the_cells_and_the_draws(run):
+    rates = Rates(1.0, 1.0, 100.0, "given")
+    prices = {each.step: each for each in price(Quote(run.plan, extent(run.study, None), rates, None))}
+    forwards = 30 * (20 + 60) + 3 * FORWARDS
+    assert (prices["certify"].cells, prices["certify"].seconds) == (1, forwards / 100)
+
+
 @pytest.mark.ray
 def test_workers_change_nothing(run, tmp_path, ray_session):
-    other = run_study({**study(), "compute": {"workers": 2}}, tmp_path)
+    other = prepare(build({**study(), "compute": {"workers": 2}}), Store(tmp_path), None, Silence())
+    run_steps(other, ("base-network", "certify"))
     assert rows_of(other) == rows_of(run)
 
 
@@ -84,17 +99,11 @@ def test_a_network_that_draws_is_a_failed_cell_with_its_reason(tmp_path, monkeyp
         logits = forward(self, images)
         return logits if self.training else logits + logits.std() * logits.new_empty(logits.shape).normal_()
 
-    run = prepare(build(study()), Store(tmp_path), None, certified_silence())
+    run = prepare(build(study()), Store(tmp_path), None, Silence())
     monkeypatch.setattr(Classifier, "forward", drawing)
     run_steps(run, ("base-network", "certify"))
     (reason,) = [failed.reason for failed in run.failed.values()]
     assert reason.startswith("expected a deterministic network, got one that draws at random")
-
-
-def certified_silence():
-    from conftest import Silence
-
-    return Silence()
 
 
 def test_nothing_is_certified_unless_asked_for(tmp_path):
