@@ -9,7 +9,7 @@ from harness.networks.classifier import Classifier
 from harness.pipeline import certified
 from harness.pipeline.certified import evenly
 from harness.pipeline.recompute import recompute
-from harness.pipeline.run import prepare, price, run_steps
+from harness.pipeline.run import prepare, run_steps
 from harness.report.database import connect, query
 from harness.results.store import Store
 from harness.study.costs import Quote, Rates, extent
@@ -71,9 +71,9 @@ def test_verification_makes_the_same_again(run):
 
 def test_the_price_counts_the_cells_and_the_draws(run):
     rates = Rates(1.0, 1.0, 100.0, "given")
-    prices = {each.step: each for each in price(Quote(run.plan, extent(run.study, None), rates, None))}
+    price = certified.WORK["certify"].price(Quote(run.plan, extent(run.study, None), rates, None))
     forwards = 30 * (20 + 60) + 3 * FORWARDS
-    assert (prices["certify"].cells, prices["certify"].seconds) == (1, forwards / 100)
+    assert (price.cells, price.seconds) == (1, forwards / 100)
 
 
 @pytest.mark.ray

@@ -8,9 +8,9 @@ from harness.report.tables.table import HOLE, Layout, Line, Table, distinct
 
 _SMOOTHED = (
     "Share of the test images, in per cent, whose class the network smoothed with noise N(0, {sd:g}^2) "
-    "certainly keeps within each l2 radius (Cohen et al. 2019: {n0} + {n} draws, alpha = {alpha:g} an image); "
-    "a certificate is of the smoothed network, not of the network itself. [95 % interval]: {interval}. "
-    "{images} images."
+    "keeps everywhere within each l2 radius (Cohen et al. 2019: {n0} + {n} draws, alpha = {alpha:g} an "
+    "image); a certificate is of the smoothed network, not of the network itself. "
+    "[95 % interval]: {interval}. {images} images."
 )
 _SANDWICH = (
     "Certified radii against the smallest l2 change found that takes the smoothed network to another class. "
