@@ -13,9 +13,14 @@ from harness.attacks import ATTACKS
 from harness.attacks.adapters.art import ArtAttack
 from harness.attacks.adapters.foolbox import FoolboxAttack
 from harness.attacks.adapters.torchattacks import TorchattacksAttack
+from harness.attacks.autoattack.auto_pgd import ApgdCe, ApgdT
+from harness.attacks.autoattack.fast_adaptive_boundary import FabT
+from harness.attacks.autoattack.square import Square
+from harness.attacks.autoattack.worst_case import AutoAttack
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
 from harness.attacks.deepfool import DeepFool
+from harness.attacks.fast_minimum_norm import Fmn
 from harness.attacks.gradient_sign import Fgsm, Pgd
 from harness.attacks.saliency_map import Jsma, JsmaPairs
 from harness.networks.classifier import Classifier
@@ -27,7 +32,21 @@ JSMA = Jsma(method="jsma", theta=0.1, gamma=1.0)
 PAIRS = JsmaPairs(method="jsma_pairs", gamma=0.4)
 CW = CwL2(method="cw_l2", binary_search_steps=3, steps=40)
 PGD = Pgd(method="pgd", epsilon=(0.05, 0.3), steps=10, step_divisor=4)
+APGD = ApgdCe(method="apgd_ce", epsilon=(0.05, 0.2), steps=15)
+APGD_T = ApgdT(method="apgd_t", epsilon=(0.05, 0.2), steps=10, targets=3)
+FAB = FabT(method="fab_t", epsilon=(0.05, 0.2), steps=15, targets=3)
 DDN = Ddn(method="ddn", steps=40)
+FMN = Fmn(method="fmn", steps=40)
+SQUARE = Square(method="square", epsilon=(0.05, 0.3), queries=100)
+AUTOATTACK = AutoAttack(
+    method="autoattack",
+    epsilon=(0.05, 0.2),
+    ce_steps=4,
+    targeted_steps=4,
+    targets=2,
+    fab_steps=5,
+    queries=20,
+)
 FOOLBOX = FoolboxAttack(
     method="foolbox", attack="LinfBasicIterativeAttack", epsilon=(0.05, 0.3), arguments={"steps": 10}
 )
@@ -67,11 +86,28 @@ CASES: list[Any] = [
     PGD,
     like(PGD, restarts=3),
     EARLY,
+    APGD,
+    like(APGD, restarts=2),
+    like(APGD, ball="l2", epsilon=(0.8,)),
+    like(APGD, ball="l1", epsilon=(3.0,)),
+    APGD_T,
+    like(APGD_T, ball="l1", epsilon=(3.0,)),
+    FAB,
+    FabT(method="fab_t", norm="l2", epsilon=(1.0,), steps=15, targets=3, restarts=2),
+    FabT(method="fab_t", norm="l1", epsilon=(5.0,), steps=15, targets=3),
+    FMN,
+    like(FMN, minimized="l1"),
+    like(FMN, minimized="linf"),
+    SQUARE,
+    like(SQUARE, restarts=2),
+    like(SQUARE, ball="l2", epsilon=(0.5, 2.0)),
+    like(SQUARE, ball="l1", epsilon=(1.0, 8.0)),
+    AUTOATTACK,
     FOOLBOX,
     ART,
     TORCHATTACKS,
 ]
-CASES += [like(case, gradients="bfloat16") for case in (DEEPFOOL, WARM, DDN, PGD, EARLY)]
+CASES += [like(case, gradients="bfloat16") for case in (DEEPFOOL, WARM, DDN, PGD, EARLY, FMN, APGD, APGD_T)]
 
 
 class InDouble(nn.Module):

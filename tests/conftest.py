@@ -94,6 +94,7 @@ def tiny_study() -> dict[str, Any]:
         "attacks": {"fgsm": {"epsilon": [0.1, 0.3]}, "deepfool": {"steps": 10}},
         "batch_size": 4,
         "controls": False,
+        "checks": {"enabled": False},
         "defenses": {
             "imperceptible_bound": {"k": [1, 2], "n": [2], "epochs": 1},
             "adversarial_images": {"epochs": 1, "sources": [{"attack": "fgsm", "epsilon": 0.1}]},

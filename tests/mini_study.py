@@ -143,6 +143,8 @@ def _evaluation_rows(cell: Cell) -> dict[str, Any]:
     # Evaluations need not have their images in one order.
     order = [3, 1, 0, 2] if attack == "deepfool" else [0, 1, 2, 3]
     columns = {"image_id": [10, 11, 12, 13], "label": LABELS, "prediction": predictions}
+    if cell.partition["access"] == "white_box":
+        columns["linf"] = [epsilon] * 4
     return {name: [values[position] for position in order] for name, values in columns.items()}
 
 

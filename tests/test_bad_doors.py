@@ -38,6 +38,7 @@ def study(**changes):
         "network": {"architecture": "convnet", "width": 4},
         "base": {"epochs": 1, "learning_rate": 0.01},
         "attacks": {"fgsm": {"epsilon": [0.1]}},
+        "controls": False,
         "white_box": {"attacks": ["fgsm"]},
         "compute": {"workers": 0},
         **changes,

@@ -13,9 +13,14 @@ from harness.attacks.adapters.art import ArtAttack
 from harness.attacks.adapters.foolbox import FoolboxAttack
 from harness.attacks.adapters.torchattacks import TorchattacksAttack
 from harness.attacks.attack import Attack, norms, perturb
+from harness.attacks.autoattack.auto_pgd import ApgdCe, ApgdT
+from harness.attacks.autoattack.fast_adaptive_boundary import FabT
+from harness.attacks.autoattack.square import Square
+from harness.attacks.autoattack.worst_case import AutoAttack
 from harness.attacks.carlini_wagner import CwL2
 from harness.attacks.decoupled_direction_norm import Ddn
 from harness.attacks.deepfool import DeepFool
+from harness.attacks.fast_minimum_norm import Fmn
 from harness.attacks.foreign import ForeignAttack
 from harness.attacks.gradient_sign import Fgsm, Pgd
 from harness.attacks.saliency_map import Jsma, JsmaPairs
@@ -29,7 +34,13 @@ ATTACKS: dict[str, type[Attack]] = {
     "jsma_pairs": JsmaPairs,
     "cw_l2": CwL2,
     "ddn": Ddn,
+    "fmn": Fmn,
     "pgd": Pgd,
+    "apgd_ce": ApgdCe,
+    "apgd_t": ApgdT,
+    "fab_t": FabT,
+    "square": Square,
+    "autoattack": AutoAttack,
     "foreign": ForeignAttack,
     "foolbox": FoolboxAttack,
     "art": ArtAttack,

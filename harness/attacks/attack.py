@@ -27,8 +27,8 @@ Gradients = Annotated[
     Field(description="arithmetic of gradients; what enters a result is decided in float32 either way"),
 ]
 
-_TOLERANCE = 1e-6  # float32 rounding of x + epsilon; sums of many values round more
-_RELATIVE_TOLERANCE = {"linf": 0.0, "l2": 1e-4, "l1": 1e-4, "l0": 0.0}
+TOLERANCE = 1e-6  # float32 rounding of x + epsilon; sums of many values round more
+RELATIVE_TOLERANCE = {"linf": 0.0, "l2": 1e-4, "l1": 1e-4, "l0": 0.0}
 
 
 class Attack(Settings):
@@ -201,7 +201,7 @@ def _check_result(settings: Attack, images: Tensor, made: Tensor, epsilon: float
     if epsilon is None:
         return
     largest = _size((made - images).flatten(1), norm).max().item()
-    if largest > epsilon * (1 + _RELATIVE_TOLERANCE[norm]) + _TOLERANCE:
+    if largest > epsilon * (1 + RELATIVE_TOLERANCE[norm]) + TOLERANCE:
         raise RuntimeError(f"{name} left the {norm} ball of radius {epsilon}: {largest}")
 
 

@@ -8,7 +8,7 @@ float32, on the images that came back.
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ _WARM = {
     "initial_constant": 1.0,
 }
 _EQUAL = 1e-5  # largest difference of a value between images that are the same
+# What all contenders should agree on: the images, or which of them left their class.
+_Agreement = Literal["images", "outcome"]
 _SMALL = 1024  # values of an image that the slow peers can be asked to attack
 
 
@@ -44,7 +46,8 @@ class _Duel:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     others: Mapping[str, peers.PeerAttack] = field(default_factory=dict)
     slow: bool = False
-    same: bool = False  # all contenders should return the same images
+    lasting: bool = False  # minutes of work: fewer images still, and warmed up by one of them
+    agreement: _Agreement | None = None
     epsilons: Callable[[Subject], tuple[float, ...]] = lambda subject: ()
 
 
@@ -54,7 +57,7 @@ _DUELS = (
         {"method": "fgsm"},
         {},
         {"Foolbox": peers.foolbox_fgsm},
-        same=True,
+        agreement="images",
         epsilons=lambda subject: subject.epsilons,
     ),
     _Duel(
@@ -85,14 +88,32 @@ _DUELS = (
         {"Foolbox": peers.foolbox_cw, "ART": peers.art_cw},
         slow=True,
     ),
-    _Duel("JSMA, ART's rule", {"method": "jsma"}, {}, {"ART": peers.art_jsma}, slow=True, same=True),
+    _Duel("JSMA, ART's rule", {"method": "jsma"}, {}, {"ART": peers.art_jsma}, slow=True, agreement="images"),
     _Duel(
         "JSMA, Papernot's pairs",
         {"method": "jsma_pairs", "gamma": peers.TORCHATTACKS_GAMMA},
         {},
         {"torchattacks": peers.torchattacks_jsma},
         slow=True,
-        same=True,
+        agreement="images",
+    ),
+    _Duel(
+        "AutoAttack, where images survive",
+        {"method": "autoattack"},
+        {"bf16": _BF16, "quick": {"schedule": "quick"}},
+        {"torchattacks": peers.torchattacks_autoattack},
+        lasting=True,
+        agreement="outcome",
+        epsilons=lambda subject: subject.epsilons[1:2],
+    ),
+    _Duel(
+        "AutoAttack, where all fall",
+        {"method": "autoattack"},
+        {"quick": {"schedule": "quick"}},
+        {"torchattacks": peers.torchattacks_autoattack},
+        slow=True,
+        agreement="outcome",
+        epsilons=lambda subject: subject.epsilons[3:],
     ),
 )
 _PACKAGES = {"Foolbox": "foolbox", "ART": "art", "torchattacks": "torchattacks"}
@@ -103,11 +124,21 @@ def cases(setting: Setting) -> Iterator[Case]:
     for subject in setting.subjects:
         network, test, accuracy = setting.network(subject)
         for duel in _DUELS:
-            if duel.slow and test.pixels[0].size > _SMALL:
+            if (duel.slow or duel.lasting) and test.pixels[0].size > _SMALL:
                 continue
-            count = setting.sizes.attacked_slowly if duel.slow else setting.sizes.attacked
-            target = _Target(network, test.take(slice(0, count)), accuracy, setting.device)
+            count = _count(setting, duel)
+            if not count:
+                continue
+            some = test.take(slice(0, count))
+            target = _Target(network, some, accuracy, setting.device)
             yield _case(setting, duel, subject, target)
+
+
+def _count(setting: Setting, duel: _Duel) -> int:
+    """How many images are attacked."""
+    if duel.lasting:
+        return setting.sizes.attacked_at_length
+    return setting.sizes.attacked_slowly if duel.slow else setting.sizes.attacked
 
 
 class _Target:
@@ -127,14 +158,13 @@ class _Target:
         self.targets = jsma_targets(self.labels, self.ids, logits.shape[1], _SEED)
         self.ours: list[Tensor] = []  # what the harness made, for ``judge`` to compare with
 
-    def judge(self, made: list[Tensor], same: bool) -> Mapping[str, float]:
+    def judge(self, made: list[Tensor], agreement: _Agreement | None) -> Mapping[str, float]:
         """Qualities of the images that came back, float32 [N, C, H, W] for each radius.
 
-        The share that left their class, the mean l2 distance of those; where all contenders should return
-        the ``same`` images, the share that equals the harness's.
+        The share that left their class, the mean l2 distance of those; where all contenders should agree,
+        the share of images on which this one does with the harness's first.
         """
-        with torch.no_grad():
-            left = [self.network(batch).argmax(1) != self.labels for batch in made]
+        left = [self.left(batch) for batch in made]
         distances = [
             (batch - self.x).flatten(1).norm(dim=1)[gone] for batch, gone in zip(made, left, strict=True)
         ]
@@ -142,15 +172,21 @@ class _Target:
         qualities = {"fooled": torch.stack(left).float().mean().item(), "accuracy": self.accuracy}
         if len(distance):
             qualities["l2"] = distance.mean().item()
-        if same:
-            equal = [_share_equal(batch, ours) for batch, ours in zip(made, self.ours, strict=True)]
-            qualities["agreement"] = torch.stack(equal).mean().item()
+        if agreement:
+            equal = [self._equal(*pair, agreement) for pair in zip(made, self.ours, strict=True)]
+            qualities["agreement"] = torch.stack(equal).float().mean().item()
         return qualities
 
+    def left(self, batch: Tensor) -> Tensor:
+        """Which images are of another class now, bool [N]."""
+        with torch.no_grad():
+            return self.network(batch).argmax(1) != self.labels
 
-def _share_equal(made: Tensor, ours: Tensor) -> Tensor:
-    largest = (made - ours).abs().flatten(1).amax(1)
-    return (largest < _EQUAL).float().mean()
+    def _equal(self, made: Tensor, ours: Tensor, agreement: _Agreement) -> Tensor:
+        """On which images two contenders agree, bool [N]."""
+        if agreement == "outcome":
+            return self.left(made) == self.left(ours)
+        return (made - ours).abs().flatten(1).amax(1) < _EQUAL
 
 
 def _case(setting: Setting, duel: _Duel, subject: Subject, target: _Target) -> Case:
@@ -162,7 +198,7 @@ def _case(setting: Setting, duel: _Duel, subject: Subject, target: _Target) -> C
         _ours(target, duel, epsilons, batch_size, variant, changes) for variant, changes in variants.items()
     ]
     contenders += [
-        _theirs(target, peer, call, epsilons, batch_size, duel.same) for peer, call in duel.others.items()
+        _theirs(target, duel, peer, call, epsilons, batch_size) for peer, call in duel.others.items()
     ]
     name, device = f"{subject.title}: {duel.name}", device_name(setting.device)
     return Case("attacks", name, "images", len(target.x), threads, device, tuple(contenders))
@@ -179,31 +215,41 @@ def _ours(
     radii = {"epsilon": epsilons} if epsilons else {}
     settings: Any = ATTACKS[duel.settings["method"]].model_validate({**duel.settings, **radii, **changes})
 
+    def made(size: int) -> list[Tensor]:
+        x, labels, ids = target.x[:size], target.labels[:size], target.ids[:size]
+        return perturb(target.network, x, labels, ids, settings, _SEED, batch_size)
+
     def run(_: Any) -> Mapping[str, float]:
-        made = perturb(target.network, target.x, target.labels, target.ids, settings, _SEED, batch_size)
+        images = made(len(target.x))
         if not variant:
-            target.ours = made
-        return target.judge(made, False)
+            target.ours = images
+        return target.judge(images, duel.agreement if variant else None)
 
     chosen = {name: value for name, value in {**duel.settings, **changes}.items() if name != "method"}
     note = ", ".join(f"{name} {value}" for name, value in chosen.items())
-    return Contender(f"{OURS}, {variant}" if variant else OURS, run, len(target.x), note)
+    warm_up = (lambda: made(1)) if duel.lasting else None
+    name = f"{OURS}, {variant}" if variant else OURS
+    return Contender(name, run, len(target.x), note, warm_up=warm_up)
 
 
 def _theirs(
     target: _Target,
+    duel: _Duel,
     peer: str,
     call: peers.PeerAttack,
     epsilons: tuple[float, ...],
     batch_size: int,
-    same: bool,
 ) -> Contender:
-    def run(_: Any) -> Mapping[str, float]:
-        split = [value.split(batch_size) for value in (target.x, target.labels, target.targets)]
+    def made(size: int) -> list[list[Tensor]]:
+        split = [value[:size].split(batch_size) for value in (target.x, target.labels, target.targets)]
         batches = zip(*split, strict=True)
-        made = [call(target.plain, x, labels, targets, epsilons) for x, labels, targets in batches]
-        by_radius = [torch.cat(images) for images in zip(*made, strict=True)]
-        return target.judge(by_radius, same)
+        return [call(target.plain, x, labels, targets, epsilons) for x, labels, targets in batches]
+
+    def run(_: Any) -> Mapping[str, float]:
+        by_radius = [torch.cat(images) for images in zip(*made(len(target.x)), strict=True)]
+        return target.judge(by_radius, duel.agreement)
 
     lacking = peers.lacking(_PACKAGES[peer])
-    return Contender(peer, None if lacking else run, len(target.x), lacking or (call.__doc__ or "").strip())
+    note = lacking or " ".join((call.__doc__ or "").split())
+    warm_up = (lambda: made(1)) if duel.lasting else None
+    return Contender(peer, None if lacking else run, len(target.x), note, warm_up=warm_up)

@@ -27,15 +27,20 @@ class Sizes:
     growth_queries: int
     attacked: int  # images of the fast attacks
     attacked_slowly: int  # images of the attacks whose peers need a second or so an image
+    attacked_at_length: int  # images of those that take everybody seconds; 0: not measured
     batch: int  # images in the network at once, for all contenders but those whose default is one
     network_images: int  # training images of the networks that are attacked
     samples: int  # of a training epoch: images times perturbations
     cells: int  # of the grid
 
 
-FULL = Sizes(None, 20_000_000, (3_000, 6_000, 12_000, 25_000, 50_000), 512, 128, 32, 32, 10_000, 1_024, 12)
-GPU = Sizes(None, 200_000_000, (6_000, 12_000, 25_000, 50_000), 4_096, 10_000, 128, 1_024, 50_000, 50_000, 12)
-SMOKE = Sizes(300, 10_000, (100, 200, 300), 32, 8, 4, 4, 300, 64, 3)
+FULL = Sizes(
+    None, 20_000_000, (3_000, 6_000, 12_000, 25_000, 50_000), 512, 128, 32, 16, 32, 10_000, 1_024, 12
+)
+GPU = Sizes(
+    None, 200_000_000, (6_000, 12_000, 25_000, 50_000), 4_096, 10_000, 128, 128, 1_024, 50_000, 50_000, 12
+)
+SMOKE = Sizes(300, 10_000, (100, 200, 300), 32, 8, 4, 0, 4, 300, 64, 3)
 
 
 @dataclass(frozen=True)

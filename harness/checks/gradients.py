@@ -10,7 +10,7 @@ from harness.attacks.batch import margin
 from harness.checks.check import ROUNDING, Finding, difference, held
 
 _STEP = 0.002  # of the finite difference: half a grey level
-_AGREES = 0.5  # of the step that the gradient tells; honest networks of the paper's kind have above 0.8
+AGREES = 0.5  # of the step that the gradient tells; honest networks of the paper's kind have above 0.8
 
 
 def image_gradient(network: nn.Module, x: Tensor) -> Finding:
@@ -28,12 +28,9 @@ def image_gradient(network: nn.Module, x: Tensor) -> Finding:
 
 def cross_entropy_gradient(network: nn.Module, x: Tensor) -> Finding:
     """Of the predicted class: where its probability rounds to 1, attacks that follow it go nowhere."""
-    x = x.clone().requires_grad_()
-    with torch.enable_grad():
+    with torch.no_grad():
         logits = network(x)
-        loss = F.cross_entropy(logits, logits.argmax(1), reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x)
-    zero = gradient.flatten(1).abs().amax(1) == 0
+    zero = has_no_direction(network, x, logits.argmax(1))
     constant = difference(logits, logits[:1].expand_as(logits)) <= ROUNDING
     if constant or not zero.any():
         return Finding("ok")
@@ -45,22 +42,70 @@ def cross_entropy_gradient(network: nn.Module, x: Tensor) -> Finding:
 
 def finite_difference(network: nn.Module, x: Tensor) -> Finding:
     """A step along the gradient's sign, as a share of what the gradient says of it: the images' median."""
-    inside = x * (1 - 4 * _STEP) + 2 * _STEP  # so that no step leaves [0, 1]
-    gradient, logits = _gradient(network, inside)
-    if gradient is None:
+    if not has_gradient(network, x):
         return Finding("ok")
+    with torch.no_grad():
+        predicted = network(_inside(x)).argmax(1)
+    shares = step_shares(network, x, predicted)
+    shares = shares[shares.isfinite()]
+    if not len(shares):
+        return Finding("ok")
+    share = shares.median().item()
+    if share >= AGREES:
+        return Finding("ok", f"{share:.2f} of it")
+    return Finding("note", f"{share:.2f} of it: quantised, noisy, or a gradient of something else")
+
+
+# --- what checks of robustness share --------------------------------------------------------------------
+
+
+def has_gradient(network: nn.Module, x: Tensor) -> bool:
+    """Whether logits of images [B, C, H, W] depend on them by a graph."""
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        logits = network(x)
+        return logits.requires_grad and _derived(logits.sum(), x) is not None
+
+
+def has_no_direction(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """bool [B]: of images x [B, C, H, W], whether the gradient of cross-entropy is 0 or not finite."""
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        gradient = _derived(F.cross_entropy(network(x), labels, reduction="sum"), x)
+    if gradient is None:
+        return torch.ones_like(labels, dtype=torch.bool)
+    return (gradient.flatten(1).abs().amax(1) == 0) | ~_finite(gradient)
+
+
+def step_shares(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """What a step of half a grey level along the gradient's sign does, as a share of what the gradient says.
+
+    [B], of the margin of ``labels`` int64 [B] in logits, by central differences at images [B, C, H, W] moved
+    inside [0, 1]; NaN where the gradient is 0 or not finite. The logits must have a graph.
+    """
+    x = _inside(x)
+    with torch.enable_grad():
+        moving = x.clone().requires_grad_()
+        gradient = _derived(margin(network(moving), labels).sum(), moving)
+    assert gradient is not None, "no graph"
     promised = 2 * _STEP * gradient.flatten(1).abs().sum(1)
     step = _STEP * gradient.sign()
     with torch.no_grad():
-        ends = [_margins(network(inside + sign * step), logits) for sign in (1, -1)]
-    shares = (ends[0] - ends[1]) / promised
-    follows = promised > 0
-    if not follows.any():
-        return Finding("ok")
-    share = shares[follows].median().item()
-    if share >= _AGREES:
-        return Finding("ok", f"{share:.2f} of it")
-    return Finding("note", f"{share:.2f} of it: quantised, noisy, or a gradient of something else")
+        ends = [margin(network(x + sign * step), labels) for sign in (1, -1)]
+    return torch.where(promised > 0, (ends[0] - ends[1]) / promised, torch.nan)
+
+
+def _inside(x: Tensor) -> Tensor:
+    """So that no step leaves [0, 1]."""
+    return x * (1 - 4 * _STEP) + 2 * _STEP
+
+
+def _derived(value: Tensor, x: Tensor) -> Tensor | None:
+    """d value / d x; None where there is no graph from one to the other."""
+    if not value.requires_grad:
+        return None
+    gradient: Tensor | None = torch.autograd.grad(value, x, allow_unused=True)[0]
+    return gradient
 
 
 def memory(network: nn.Module, x: Tensor, batch_size: int) -> Finding:
@@ -93,19 +138,11 @@ def memory(network: nn.Module, x: Tensor, batch_size: int) -> Finding:
 
 def _gradient(network: nn.Module, x: Tensor) -> tuple[Tensor | None, Tensor]:
     """Of the sum of the images' margins; None where there is no graph. And the logits."""
-    x = x.clone().requires_grad_()
     with torch.enable_grad():
+        x = x.clone().requires_grad_()
         logits = network(x)
-        if not logits.requires_grad:
-            return None, logits
-        value = _margins(logits, logits).sum()
-        (gradient,) = torch.autograd.grad(value, x, allow_unused=True)
+        gradient = _derived(margin(logits, logits.argmax(1)).sum(), x)
     return gradient, logits.detach()
-
-
-def _margins(logits: Tensor, of: Tensor) -> Tensor:
-    """[B]: the logit of the class that ``of`` predicts, minus the largest other."""
-    return margin(logits, of.argmax(1))
 
 
 def _finite(gradient: Tensor) -> Tensor:

@@ -52,5 +52,12 @@ STEPS = (
         "none",
         "l2 radii within which each network, smoothed with noise, can't change its class",
     ),
+    Step(
+        "check",
+        "checks",
+        "check",
+        "none",
+        "whether each network's numbers may be believed: a verdict a check",
+    ),
 )
 ALL_STEPS = tuple(step.name for step in STEPS)

@@ -100,8 +100,8 @@ def _are_numbers(cells: Line) -> bool:
 
 def _aligned(cells: Line) -> Line:
     """'9.1 [8.0, 9.9]' below '10.2 [9.4, 11.1]' with the points in one column."""
-    numbers = [cell.partition(" ")[0] for cell in cells]
-    if not any(re.match(r"[+-]?\d+\.\d \[", cell) for cell in cells):
+    numbers = [re.split(r"\s", cell, maxsplit=1)[0] for cell in cells]
+    if not any(re.match(r"[+-]?\d+\.\d\s\[", cell) for cell in cells):
         return cells
     width = max(map(len, numbers))
     return tuple(" " * (width - len(number)) + cell for number, cell in zip(numbers, cells, strict=True))

@@ -40,6 +40,7 @@ _TABLE_BYTES = {
     "attack": (14_700, 26.0),
     "evaluation": (14_900, 3.6),
     "training": (11_710, 5.4),
+    "check": (13_000, 60.0),
     "certified": (13_000, 12.0),
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 from harness.results.cells import Cell
 from harness.study.attacks import PlannedAttack, attacks_on, training_images
 from harness.study.certification import PlannedCertificate, certificates_of
+from harness.study.checks import PlannedCheck, checks_of
 from harness.study.controls import TWIN
 from harness.study.evaluations import (
     Evaluation,
@@ -61,6 +62,7 @@ class Plan:
     white_box: tuple[PlannedAttack, ...]
     measured: tuple[Evaluation, ...]
     copied: tuple[Evaluation, ...]
+    checks: tuple[PlannedCheck, ...] = ()
     certified: tuple[PlannedCertificate, ...] = ()
 
     @property
@@ -96,8 +98,9 @@ class Plan:
         attacks = [cell for attack in self.attacks for cell in attack.cells]
         networks = [network.cell for network in self.networks]
         evaluations = [*self.black_box_cells(), *self.white_box_cells()]
+        checks = [check.cell for check in self.checks]
         certified = [planned.cell for planned in self.certified]
-        return [*self.bounds.values(), *attacks, *networks, *evaluations, *certified]
+        return [*self.bounds.values(), *attacks, *networks, *evaluations, *checks, *certified]
 
 
 def packages(study: Study) -> tuple[str, ...]:
@@ -135,6 +138,7 @@ def plan(
     validation: list[Evaluation] = []
     white_box: list[PlannedAttack] = []
     measured: list[Evaluation] = []
+    checks: list[PlannedCheck] = []
     certified: list[PlannedCertificate] = []
     for base in bases:
         mine = list(attacks_on(ground, base))
@@ -155,6 +159,9 @@ def plan(
         for network in in_white_box(study, met):
             measured += measured_on(ground, network, mine)
             white_box += white_box_of(ground, network)
+        for network in met:
+            own = [attack for attack in white_box if attack.network is network]
+            checks += checks_of(ground, network, base, own, mine)
         certified += certificates_of(ground, met)
     copied: list[Evaluation] = []
     for twin, other in twins.values():
@@ -174,6 +181,7 @@ def plan(
         tuple(white_box),
         tuple(measured),
         tuple(copied),
+        tuple(checks),
         tuple(certified),
     )
 

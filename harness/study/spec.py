@@ -23,6 +23,7 @@ from harness.networks.training import TrainingSettings
 from harness.settings import Count, Epsilon, Mistakes, Name, Settings, distinct
 from harness.study import controls
 from harness.study.certify_settings import CertifySpec
+from harness.study.check_settings import ChecksSpec
 from harness.study.compute import ComputeSpec
 from harness.study.controls import Controls, GivenControls
 
@@ -220,6 +221,7 @@ class Study(Settings):
         {}, description="finished networks, each with its own architecture and weights, tested as they are"
     )
     white_box: WhiteBoxSpec
+    checks: ChecksSpec = ChecksSpec()
     certify: CertifySpec | None = Field(None, description="certified radii of the smoothed networks")
     compute: ComputeSpec = ComputeSpec()
 

@@ -18,18 +18,24 @@ from harness.results.store import Store
 from harness.settings import epsilon_text
 
 # Raised when a run is made differently from the same cells: runs of another version are made anew.
-CONTENT_VERSION = 3
+CONTENT_VERSION = 4
 HEADLINE = "acc/_worst"  # the underscore sorts it first, which makes it the charts' default
 CLEAN = "acc/clean"
+_SEVERITY = ("fail", "warn", "pass", "none")
 _CURVES = ("loss", "clean_accuracy", "images_per_s")  # columns of a training's rows
 _NOTE = "Charts of white_box/...: the x axis, 'Step', is the attack's epsilon in units of 1/255."
+
+# How far a measured size may exceed a radius and count as within: see harness/attacks/attack.py.
+_TOLERANCE, _RELATIVE_TOLERANCE = 1e-6, {"l1": 1e-4, "l2": 1e-4}
 
 Attacked = tuple[str, float | None]  # name and epsilon of a black-box attack
 
 
 @dataclass(frozen=True)
 class TrackedNetwork:
-    """A finished training and the finished evaluations of its network: paths from the root, and metadata.
+    """A finished training, the finished evaluations on test images and the checks of its network.
+
+    Each as the path from the root and its metadata.
 
     ``title`` is the study's name of the network, with its seed where the networks of a study have several.
     """
@@ -38,6 +44,7 @@ class TrackedNetwork:
     path: str
     meta: Mapping[str, Any]
     evaluations: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    checks: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
     @property
     def cell(self) -> str:
@@ -50,7 +57,7 @@ class TrackedNetwork:
 
     def digest(self, names: Mapping[Attacked, str]) -> str:
         """Of all that the run is made from."""
-        cells = sorted([self.cell, *(meta["key"] for _, meta in self.evaluations)])
+        cells = sorted([self.cell, *(meta["key"] for _, meta in (*self.evaluations, *self.checks))])
         return digest(CONTENT_VERSION, self.title, sorted(names.values()), cells)
 
 
@@ -87,8 +94,11 @@ def networks(store: Store, paths: Iterable[str]) -> list[TrackedNetwork]:
         meta["key"]: TrackedNetwork(_title(meta["columns"], has_seeds), path, meta) for path, meta in trained
     }
     for path, meta in metas:
-        if meta["table"] == "evaluation" and meta["columns"]["network"] in by_key:
-            by_key[meta["columns"]["network"]].evaluations.append((path, meta))
+        network = by_key.get(meta["columns"].get("network"))
+        if network and meta["table"] == "check":
+            network.checks.append((path, meta))
+        elif network and meta["partition"]["split"] == "test":
+            network.evaluations.append((path, meta))
     return list(by_key.values())
 
 
@@ -132,6 +142,7 @@ def tracked_run(store: Store, network: TrackedNetwork, names: Mapping[Attacked, 
         "dataset": network.dataset,
         "schema_version": str(SCHEMA_VERSION),
     }
+    tags |= _verdict(store, network)
     if any(meta["partition"]["access"] == "white_box" for _, meta in network.evaluations):
         tags["mlflow.note.content"] = _NOTE
     # MLflow gives an infinity back as 1.8e308.
@@ -185,22 +196,53 @@ def _of_one_seed(
     store: Store, evaluations: Iterable[tuple[str, Mapping[str, Any]]], names: Mapping[Attacked, str]
 ) -> dict[tuple[str, int], float]:
     """(metric, step) -> share of images classified correctly, the headline first."""
-    black_box, white_box, ids = {}, {}, None
+    black_box, white_box, attacks, ids = {}, {}, [], None
     for path, meta in evaluations:
-        rows = store.rows(path).select(["image_id", "label", "prediction"]).sort_by("image_id")
+        rows = store.rows(path).sort_by("image_id")
         right = rows["label"].to_numpy() == rows["prediction"].to_numpy()
-        if meta["partition"]["access"] == "white_box":
-            white_box[_white_box(meta["columns"])] = float(right.mean())
-            continue
         ids = rows["image_id"].to_numpy() if ids is None else ids
         assert np.array_equal(ids, rows["image_id"].to_numpy()), "a study's evaluations are of other images"
+        if meta["partition"]["access"] == "white_box":
+            white_box[_white_box(meta["columns"])] = float(right.mean())
+            attacks.append((meta["columns"], right, rows))
+            continue
         is_clean = meta["partition"]["access"] == "clean"
         black_box[CLEAN if is_clean else names[_attacked(meta)]] = right
     headline = {}
     # The worst of fewer attacks than the other networks met is not comparable with theirs.
     if black_box.keys() == {CLEAN, *names.values()}:
         headline[HEADLINE, 0] = float(np.logical_and.reduce(list(black_box.values())).mean())
-    return headline | {(name, 0): float(right.mean()) for name, right in black_box.items()} | white_box
+    robust = _robust(black_box[CLEAN], attacks) if CLEAN in black_box else {}
+    accuracies = {(name, 0): float(right.mean()) for name, right in black_box.items()}
+    return headline | robust | accuracies | white_box
+
+
+def _robust(
+    clean: np.ndarray, attacks: Iterable[tuple[Mapping[str, Any], np.ndarray, Any]]
+) -> dict[tuple[str, int], float]:
+    """Share of images right when clean and on every change within a radius that the white box found.
+
+    For each norm and radius that it was attacked at; ``attacks``: columns, what is right, rows.
+    """
+    attacks = list(attacks)
+    made = {(columns["norm"], columns["epsilon"]) for columns, *_ in attacks if columns["epsilon"]}
+    found = {}
+    for norm, epsilon in sorted(made):
+        limit = epsilon * (1 + _RELATIVE_TOLERANCE.get(norm, 0)) + _TOLERANCE
+        robust = clean.copy()
+        for _, right, rows in attacks:
+            robust &= right | ~(rows[norm].to_numpy() <= limit)
+        found[f"robust/{norm}_{epsilon_text(epsilon).replace('/', '_')}", 0] = float(robust.mean())
+    return found
+
+
+def _verdict(store: Store, network: TrackedNetwork) -> dict[str, str]:
+    """The worst that a check said of the network, and its sentence; nothing where none was made."""
+    rows = [row for path, _ in network.checks for row in store.rows(path).to_pylist()]
+    if not rows:
+        return {}
+    worst = min(rows, key=lambda row: (_SEVERITY.index(row["verdict"]), row["check"]))
+    return {"verdict": worst["verdict"], "reason": worst["sentence"]}
 
 
 def _white_box(columns: Mapping[str, Any]) -> tuple[str, int]:

@@ -57,12 +57,12 @@ def sync(
 
 
 def _finished(store: Store, study: str) -> dict[str, str]:
-    """The study's trainings and evaluations that are done: key -> path. HarnessError for an unknown study."""
+    """The trainings, evaluations and checks that are done: key -> path. HarnessError for an unknown study."""
     records = store.studies()
     if study not in records:
         raise HarnessError(f"no study '{study}' in '{store.folder}'{did_you_mean(study, records)}")
     files = {path.as_posix() for path in store.files()}
-    cells = [cell for cell in records[study]["cells"] if cell["table"] in ("training", "evaluation")]
+    cells = [cell for cell in records[study]["cells"] if cell["table"] in ("training", "evaluation", "check")]
     return {cell["key"]: cell["path"] for cell in cells if cell["path"] in files}
 
 

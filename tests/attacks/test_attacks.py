@@ -7,7 +7,20 @@ import attack_cases
 import numpy as np
 import pytest
 import torch
-from attack_cases import CASES, CW, DDN, DEEPFOOL, FGSM, FROM_OUTSIDE, PGD, SEED, Linear, like, margins
+from attack_cases import (
+    CASES,
+    CW,
+    DDN,
+    DEEPFOOL,
+    FGSM,
+    FMN,
+    FROM_OUTSIDE,
+    PGD,
+    SEED,
+    Linear,
+    like,
+    margins,
+)
 from torch import nn
 
 from harness.attacks import ATTACKS, gradient_sign, norms, perturb
@@ -98,7 +111,7 @@ def test_does_not_depend_on_how_images_are_grouped(settings: Any, digits: Any) -
                 assert torch.equal(network(other).argmax(1), network(batch).argmax(1))
 
 
-@pytest.mark.parametrize("settings", [DEEPFOOL, CW, DDN], ids=lambda settings: settings.method)
+@pytest.mark.parametrize("settings", [DEEPFOOL, CW, DDN, FMN], ids=lambda settings: settings.method)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_strides_say_nothing(channels: int, settings: Any) -> None:
     """Grey images have strides in any layout, and kernels are chosen by them."""
@@ -113,7 +126,7 @@ def test_strides_say_nothing(channels: int, settings: Any) -> None:
         assert torch.equal(plain, strided)
 
 
-@pytest.mark.parametrize("settings", [DEEPFOOL, CW, DDN], ids=lambda settings: settings.method)
+@pytest.mark.parametrize("settings", [DEEPFOOL, CW, DDN, FMN], ids=lambda settings: settings.method)
 def test_images_that_have_left_their_label_stay_as_they_are(settings: Any, digits: Any) -> None:
     network, images, labels, ids = digits
     wrong = labels.clone()

@@ -45,6 +45,7 @@ def main() -> None:
                     "base": {"epochs": 1},
                     "network": {"architecture": "convnet"},
                     "attacks": {"fgsm": {"epsilon": [0.1]}},
+                    "controls": False,
                     "white_box": {"epsilon": [0.1]},
                 }
             )

@@ -31,6 +31,7 @@ STUDY = {
             "epochs": 1,
         }
     },
+    "controls": False,
     "white_box": {"epsilon": [0.1, 0.2, 0.3, 0.4, 0.5], "step_divisors": [4, 10], "steps": 2},
     "compute": {"workers": 2},
 }

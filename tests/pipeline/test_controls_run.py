@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from conftest import run_study, snapshot, tiny_study
 
+from harness.neighbours.growth import BoundModel, Curve
 from harness.pipeline.recompute import recompute
+from harness.pipeline.run import Silent, check, keep_record, price
 from harness.report.database import connect, query
+from harness.report.tables import laid_out
+from harness.results.store import Store
+from harness.study import costs
+from harness.study.reading import build
 
 
 def with_controls():
@@ -114,12 +120,35 @@ def test_a_twin_is_no_base_network_in_the_tables(connection):
         assert query(connection, names)["name"].to_pylist() == ["twin"]
     assert query(connection, "from table7 where name = 'base'").num_rows == 0
     controls = "select distinct name from networks where role = 'control' order by name"
-    assert query(connection, controls)["name"].to_pylist() == [
-        "control_pgd",
-        "no_noise",
-        "noise_labels",
-        "twin",
-    ]
+    expected = ["control_pgd", "no_noise", "noise_labels", "twin"]
+    assert query(connection, controls)["name"].to_pylist() == expected
+
+
+def test_their_cells_are_priced(run):
+    size = costs.extent(run.study, None)
+    assert (size.train, size.validation, size.test) == (60, 20, 20)
+    model = BoundModel(0.0, 1e-9, 1e-9, 0.0, 1e-9, {"any": Curve(64, 1.0, 0.5)}, 0.0)
+    rates = costs.Rates(100.0, 10.0, 1000.0, "invented")
+    prices = {each.step: each for each in price(costs.Quote(run.plan, size, rates, model))}
+    assert sum(each.cells for each in prices.values()) == len(run.plan.cells())
+    assert prices["black-box"].seconds == pytest.approx(len(run.plan.black_box_cells()) * 20 / 1000)
+    # an epoch each: the noise-free, the noisy, PGD training with two gradients a sample
+    images, tests = 60, 3 * 20 / 1000
+    assert prices["baselines"].seconds == pytest.approx(2 * (3 * images / 100 + 2 * images / 10 + tests))
+
+
+def test_the_table_says_which_controls_are_left_out(tmp_path):
+    store = Store(tmp_path).open()
+    for seeds, controls, said in (
+        ([0], {}, "twin (the study has one seed)"),
+        ([0, 1], {"twin": False, "no_noise": False}, "twin, no_noise (switched off)"),
+    ):
+        keep_record(
+            check(build({**with_controls(), "seeds": seeds, "controls": controls}), store, None, Silent())
+        )
+        with connect(store) as connection:
+            (table,) = laid_out(connection, ("table7",))
+        assert f"Controls left out: {said}." in table.note
 
 
 def test_made_again_they_are_the_same(run):

@@ -39,6 +39,7 @@ def finished(folder):
                 },
                 "trades": {"epsilon": 0.1, "steps": 2, "epochs": 1},
             },
+            "controls": False,
             "white_box": {"epsilon": [0.1], "step_divisors": [4], "steps": 3, "attacks": ["mine"]},
         }
         yield data, run_study(data, folder / "results"), package

@@ -1,4 +1,4 @@
-"""Robust accuracy, the bound's test, credit, pairs and the ranking: from images whose fate is written down."""
+"""Robust accuracy, the bound's test, credit, pairs, the ranking: from images whose fate is written down."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from handmade import BASE, Attack, Network, bound_network
 from measured import MUST_PASS, NO_NOISE, TWIN, Measured, certified, check, clean, write
+from rich.console import Console
 from scipy import stats
 from test_views import rows, values
 
 from harness.report.database import SETTLED, connect, query, settle
-from harness.report.printing import render
+from harness.report.printing import _grid, render
 from harness.report.tables import laid_out
 from harness.report.tables.table import Table
 from harness.results.store import Store
@@ -53,7 +54,7 @@ def by_name(connection: duckdb.DuckDBPyConnection, *which: str) -> dict[str, Tab
 
 
 def several_attacks() -> list[Measured]:
-    """Image 9 is misclassified. Broken at .1: 5 to 8 by PGD .1, 1 by PGD .3's small change, 2 by DeepFool's."""
+    """Image 9 is misclassified. Broken at .1: 5 to 8 by PGD .1, 1 by PGD .3, 2 by DeepFool's small change."""
     other = [0.3] * 10
     near = [0.3, 0.05, *[0.3] * 8]
     return [
@@ -219,7 +220,7 @@ def one_seed(defended: str, twin: str, no_noise: str) -> list[Measured]:
 
 
 def test_credit_is_over_the_best_control(store):
-    """15 right, of which the twin has 8; the twin 10 with 2 of its own, no_noise 4. PGD training is no control."""
+    """15 right, 8 of them the twin's; the twin 10, 2 of its own; no_noise 4. PGD training is no control."""
     write(store, one_seed("1" * 15 + "0" * 5, "0" * 7 + "1" * 8 + "1" * 2 + "0" * 3, "1" * 4 + "0" * 16))
     with connect(store) as connection:
         where = f"name = '{DEFENDED.name}' and access in ('robust', 'white_box')"
@@ -509,13 +510,8 @@ def test_rows_of_failed_networks_are_marked_everywhere(ranked):
     assert f"fail: not measurable: {FAILS} |" in text
 
 
-def test_failed_rows_are_dim_in_a_terminal(ranked, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
+def test_failed_rows_are_dim_in_a_terminal():
     table = Table("x", "", "", ("a",), [("one",), ("two",)], frozenset({1}))
-    from rich.console import Console
-
-    from harness.report.printing import _grid
-
     console = Console(force_terminal=True, width=40, color_system="standard")
     with console.capture() as captured:
         console.print(_grid(table))

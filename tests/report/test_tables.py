@@ -99,9 +99,9 @@ def test_layouts(full):
         ("base", "PGD 8/255", "0.0 [0.0, 27.8]", "0.0 [0.0, 27.8]"),
         ("imperceptible bound k=2.5 n=10", "PGD 8/255", "0.0 [0.0, 27.8]", "0.0 [0.0, 27.8]"),
     ]
-    assert all("missing" not in table.note for table in found.values())
+    assert all("missing (-)" not in table.note for table in found.values())
     for name in ("table5", "table7", "white_box"):
-        assert "one seed, 10 images" in found[name].note
+        assert "one seed: test images only, 10 images" in found[name].note
 
 
 def test_layouts_off_the_paper(store):
@@ -217,8 +217,8 @@ def test_mean_and_spread(seeded):
         ),
     ]
     note = found["table5"].note
-    # The grid: 100, 70, 70 and 80, 90, 100. What both means leave is 15, -5, -10 and its negative, with 2 degrees of
-    # freedom: s = 18.71, t = 4.303.
+    # The grid: 100, 70, 70 and 80, 90, 100. What both means leave is 15, -5, -10 and its negative, with 2
+    # degrees of freedom: s = 18.71, t = 4.303.
     assert "mean over 3 seeds [95 % t interval]" in note
     assert "differ by less than 0.0 (FGSM 2/255) to 65.7 points (Clean) are tied" in note
     assert "* where every seed differs from it at 95 %, to the same side: 0 of 9" in note

@@ -117,6 +117,8 @@ def test_accuracies_by_hand(store: Store) -> None:
     }
     base = found["base"].data.metrics
     assert (base["acc/clean"], base["acc/deepfool"], base["acc/_worst"]) == (0.75, 0.5, 0.25)
+    # Image 2 is wrong when clean; PGD of 2/255 breaks image 0, that of 8/255 image 1 as well.
+    assert (base["robust/linf_2_255"], base["robust/linf_8_255"]) == (0.5, 0.25)
 
 
 def test_curves(store: Store) -> None:

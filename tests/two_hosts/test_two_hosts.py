@@ -37,6 +37,7 @@ attacks: {noise: {use: "mine.attacks:noise", settings: {epsilon: [0.1, 0.3]}}}
 defenses: {smooth: {use: "mine.defenses:smooth", settings: {epsilon: 0.1, copies: [1, 2]}, epochs: 1}}
 models: {theirs: {architecture: convnet, width: 2, weights: theirs.safetensors}}
 batch_size: 4
+controls: false
 white_box: {epsilon: [0.1], step_divisors: [4], steps: 3, attacks: [noise]}
 """
 

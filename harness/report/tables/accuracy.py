@@ -1,4 +1,4 @@
-"""Accuracies as tables show them: with an interval over the test images, or over the seeds where there are several."""
+"""Accuracies as tables show them: with an interval over the test images, or over several seeds."""
 
 from collections.abc import Sequence
 

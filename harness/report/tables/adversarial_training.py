@@ -1,6 +1,7 @@
 """Table VII: adversarial training, and any other network, beside the bound's defense."""
 
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.report.recorded import Row
 from harness.report.tables import credit
@@ -16,6 +17,8 @@ from harness.report.tables.table import (
     with_holes_counted,
 )
 
+_NARROW = 4  # so many columns have room for intervals beside the numbers
+_TITLE_WIDTH = 20
 Attacked = tuple[str, float | None]  # name and epsilon of an attack
 
 _VALIDATED = "imperceptible_bound_validated"
@@ -49,6 +52,8 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
         for first, by_attack in zip(first_rows, networks.values(), strict=True)
     ]
     lines += _credits(networks, list(columns))
+    if len(columns) > _NARROW:
+        lines = [_stacked(line) for line in lines]
     shown = [
         row for by_attack in networks.values() for row in by_attack.values() if attack_of(row) in columns
     ]
@@ -56,12 +61,17 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
     methods = {row["method"] for row in rows}
     text += _ON_VALIDATION if _VALIDATED in methods else ""
     text += _ON_TEST if methods.intersection(_CHOICES) else ""
-    left_out = "; ".join(study["controls_left_out"])
-    text += f" Controls left out: {left_out}." if left_out else ""
+    text += _left_out(study["controls_left_out"])
     is_papers = study["paper"] == "cifar10"
     title = "Table VII: adversarial training" if is_papers else "Adversarial training (layout of Table VII)"
     header = ("network", *columns.values())
     yield with_holes_counted(Table("table7", title, text, header, lines, faint_lines(first_rows)))
+
+
+def _stacked(line: Line) -> Line:
+    """A line of many cells: each number over its interval or its words, the network's title folded."""
+    title, *cells = line
+    return (textwrap.fill(title, _TITLE_WIDTH), *("\n".join(cell.split(" ", 1)) for cell in cells))
 
 
 def _credits(networks: Mapping[str, Mapping[Attacked, Row]], columns: list[Attacked]) -> Iterator[Line]:
@@ -74,6 +84,16 @@ def _credits(networks: Mapping[str, Mapping[Attacked, Row]], columns: list[Attac
         cells = [credit.credit(mine.get(attack)) for attack in columns]
         if any(cells):
             yield (f"credit of {next(iter(mine.values()))['title']}", *cells)
+
+
+def _left_out(controls: Sequence[str]) -> str:
+    """The controls that the study lacks ('twin: the study has one seed'), by the reason."""
+    by_reason: dict[str, list[str]] = {}
+    for each in controls:
+        name, _, reason = each.partition(": ")
+        by_reason.setdefault(reason, []).append(name)
+    said = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+    return f" Controls left out: {said}." if said else ""
 
 
 def _block(row: Row) -> int:

@@ -18,10 +18,11 @@ from harness.report.tables.table import (
 )
 
 _NOTE = (
-    "Share, in per cent, of the test images that the network is right on for which a change was found that fools it "
-    "and whose mean l1 is at most sigma(k) of the image's own bound: 'robust within the imperceptible bound' is "
-    "refuted there. Attacks find some such changes, not all: the share is a lower bound. last column: the median "
-    "over the images of the smallest mean l1 found, over sigma(1). "
+    "Of the test images that the network is right on, the share, in per cent, for which a change was "
+    "found that fools it and whose mean l1 is at most sigma(k) of the image's own bound: 'robust within "
+    "the imperceptible bound' is refuted there. Attacks find some such changes, not all: the share is a "
+    "lower bound, and higher where more attacks were made on the network itself. Last column: the median "
+    "over the images of the smallest mean l1 found, over sigma(1)."
 )
 
 
@@ -41,7 +42,8 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
     seeds = len(study["seeds"])
     interval = "one seed, Wilson's" if seeds == 1 else f"mean over {seeds} seeds, t"
     attacks = sorted({attack for row in rows for attack in row["attacks"] or ()})
-    note = f"{_NOTE}[95 % interval]: {interval}. Attacks: {', '.join(attacks) or 'none yet'}.{failing(first_rows)}"
+    note = f"{_NOTE} [95 % interval]: {interval}. Attacks: {', '.join(attacks) or 'none yet'}."
+    note += failing(first_rows)
     header = ("network", *(f"k={k:g}" for k in ks), "smallest l1 / sigma")
     table = Table("bound_test", "The bound put to the test", note, header, lines, faint_lines(first_rows))
     yield with_holes_counted(table)

@@ -8,8 +8,9 @@ from harness.report.tables.table import Layout, Line, Table, distinct, failing, 
 
 _SEVERITY = ("fail", "warn", "pass", "none")
 _NOTE = (
-    "What each check measured, the worst of the seeds, and what it says where it says more than pass; none: it could "
-    "not be judged. First line: from where on it fails or warns. A network that fails any check is not ranked."
+    "What each check measured, the worst of the seeds, and what it says where it is not pass; none: it "
+    "could not be judged. First line: from where on it fails or warns. A network that fails any check is "
+    "not ranked."
 )
 
 

@@ -4,17 +4,17 @@ from collections.abc import Iterator, Sequence
 
 from harness.report.recorded import Row
 from harness.report.tables.accuracy import with_interval
-from harness.report.tables.table import HOLE, Layout, Line, Table, failing, faint_lines, named
+from harness.report.tables.table import Layout, Line, Table, failing, faint_lines, named
 
 _NOTE = (
-    "Credit: accuracy minus the best control's in the same seed, in points; then whether the network is better "
-    "than the best control (yes, no, not shown)."
+    "Credit: accuracy minus the best control's in the same seed, in points; then whether the network is "
+    "better than the best control (yes, no, not shown)."
 )
 _ONE_SEED = " One seed: test images only, so that nothing is shown to be better."
 
 
 def credit(row: Row | None) -> str:
-    """A row of `over_seeds`: '-14.5 no'. Empty for a control, a base network and where there is no control."""
+    """A row of `over_seeds`: '-14.5 no'. Empty for a control, a base network, and without a control."""
     if row is None or row["credit"] is None:
         return ""
     return f"{row['credit']:+.1f} {row['better']}"
@@ -24,7 +24,7 @@ def control(rows: Sequence[Row]) -> str:
     """The best control of rows that share it: '83.3 twin'."""
     for row in rows:
         if row["control_accuracy"] is not None:
-            return f"{row['control_accuracy']:.1f} {row['control_title']}"
+            return f"{row['control_accuracy']:.1f} {_short(row['control_title'])}"
     return ""
 
 
@@ -46,9 +46,14 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
         yield Table("credit", "Credit over the best control", text, header, lines, faint_lines(rows))
 
 
+def _short(titles: str) -> str:
+    """The titles of controls below a header that says what they are."""
+    return titles.replace("control: ", "")
+
+
 def _line(row: Row) -> Line:
     made = with_interval(row["credit"], row["low"], row["high"], "+")
-    numbers = (f"{row['accuracy']:.1f}", row["control_title"] or HOLE, f"{row['control_accuracy']:.1f}")
+    numbers = (f"{row['accuracy']:.1f}", _short(row["control_title"]), f"{row['control_accuracy']:.1f}")
     return (named(row), row["test"], str(row["images"]), *numbers, made, row["better"])
 
 

@@ -7,9 +7,10 @@ from harness.report.tables.accuracy import with_interval
 from harness.report.tables.table import Layout, Line, Table
 
 _NOTE = (
-    "Robust accuracy of two networks on the same test images: those that one alone is right on, the difference in "
-    "points [paired 95 % interval], exact McNemar p, adjusted by Holm over the table; tied: p Holm of .05 or more. "
-    "It speaks of these trainings: trained again, networks of the same settings may differ."
+    "Robust accuracy of two networks on the same test images: those that one alone is right on, the "
+    "difference in points [paired 95 % interval], exact McNemar p, adjusted by Holm over the table; tied: "
+    "p Holm of .05 or more. It speaks of these trainings: trained again, networks of the same settings "
+    "may differ."
 )
 
 

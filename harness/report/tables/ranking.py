@@ -7,10 +7,10 @@ from harness.report.tables.accuracy import with_interval
 from harness.report.tables.table import HOLE, Layout, Line, Table, faint_lines, named
 
 _NOTE = (
-    "robust: right on the clean image and under every attack that was measured within the radius, in per cent "
-    "[95 % interval]; <= where attacks are missing or none was made on the network itself. credit: robust accuracy "
-    "minus the best control's, in points, and whether it is better than that (yes, no, not shown). tied: the "
-    "difference to the first is none that {basis} can show."
+    "robust: right on the clean image and under every attack that was measured within the radius, in per "
+    "cent [95 % interval]; <= where attacks are missing or none was made on the network itself. credit: "
+    "robust accuracy minus the best control's, in points, and whether it is better than that (yes, no, "
+    "not shown). tied: the difference to the first is none that {basis} can show."
 )
 
 
@@ -72,7 +72,8 @@ def _note(study: Row, rows: list[Row]) -> str:
     several = len(study["seeds"]) > 1
     seeds = f"{len(study['seeds'])} seeds" if several else "one seed: test images only"
     images = max(row["images"] or 0 for row in rows)
-    note = f"{_NOTE.format(basis='so many seeds' if several else 'the images')} {seeds}, {images} images."
+    note = _NOTE.format(basis="so many seeds" if several else "the images")
+    note += f" {seeds[0].upper() + seeds[1:]}, {images} images."
     attacks = sorted({attack for row in rows for attack in row["attacks"] or ()})
     note += f" Attacks: {', '.join(attacks) or 'none yet'}."
     missing = sorted({attack for row in rows for attack in row["missing"] or ()})

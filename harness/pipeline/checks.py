@@ -1,0 +1,145 @@
+"""Whether the numbers may be believed: the checks of every network, and of the images made against it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.checks.robustness import Case, Verdict, check_network
+from harness.checks.robustness.validity import Made, validity
+from harness.data.datasets import Images
+from harness.errors import Failed, attempt
+from harness.evaluation.tester import StoredNetwork, Tester
+from harness.networks.classifier import as_input, to_tensor
+from harness.networks.device import device
+from harness.networks.randomised import Expected
+from harness.pipeline.run import Run, StepWork
+from harness.results.cells import Cell
+from harness.seeds import derive
+from harness.study.checks import PlannedCheck
+from harness.study.costs import Price, Quote, table_bytes
+
+_GRADIENTS = 250  # that an image takes, where about half survive the white box
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """All checks of one network; ``base``: whose images are tried for transfer, None for none."""
+
+    network: StoredNetwork
+    base: StoredNetwork | None
+    epsilon: float
+    images: int
+    seed: int
+    batch_size: int
+
+
+class Checker(Tester):
+    """A worker that judges networks."""
+
+    def check(self, task: CheckTask) -> list[Verdict]:
+        """The verdicts on a network, of test images that are taken evenly."""
+        test, on = _evenly(self._dataset.test, task.images), device()
+        given: dict[str, Any] = {
+            "images": as_input(to_tensor(test.pixels, on)),
+            "labels": to_tensor(test.labels, on),
+            "ids": to_tensor(test.ids, on),
+            "epsilon": task.epsilon,
+            "seed": task.seed,
+            "batch_size": task.batch_size,
+        }
+        transfer = None if task.base is None else attempt(self._images_of, task.base, given)
+        with self._using(task.network) as network:
+            as_it_is = network.network if isinstance(network, Expected) else network
+            return check_network(
+                Case(as_it_is, **given, transfer=None if isinstance(transfer, Failed) else transfer)
+            )
+
+    def _images_of(self, base: StoredNetwork, given: dict[str, Any]) -> Any:
+        """The white box's images of the base network."""
+        with self._using(base) as network:
+            as_it_is = network.network if isinstance(network, Expected) else network
+            case = Case(as_it_is, **given)
+            return case.adversarial(case.labels.new_tensor(range(len(case.labels))), case.pgd())
+
+
+def _evenly(images: Images, most: int) -> Images:
+    """At most so many images, at even distances."""
+    count = len(images.ids)
+    return images.take(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+
+
+# --- the step ---------------------------------------------------------------------------------------------
+
+
+def _cells(run: Run) -> Iterable[Cell]:
+    return [check.cell for check in run.plan.checks]
+
+
+def _make(run: Run) -> int:
+    missing = run.todo(_cells(run))
+    feasible = run.feasible("check", missing)
+    todo = [check for check in run.plan.checks if check.cell in feasible]
+    run.progress.begin("check", len(todo), "cells", len(run.plan.checks) - len(missing))
+    for check in [check for check in todo if check.kind == "images"]:
+        _finish(run, check, attempt(_validity, run, check))
+    networks = [check for check in todo if check.kind == "network"]
+    if networks:
+        groups = [(check, [_task(run, check)]) for check in networks]
+        arguments = (run.store, run.shared_dataset)
+        for check, results in run.gather(Checker, arguments, Checker.check, groups):
+            _finish(run, check, results if isinstance(results, Failed) else results[0])
+    run.progress.end("check")
+    return len(missing)
+
+
+def _task(run: Run, check: PlannedCheck) -> CheckTask:
+    network, base = check.network, check.base
+    return CheckTask(
+        StoredNetwork(network.architecture, network.cell),
+        None if base is None else StoredNetwork(base.architecture, base.cell),
+        check.epsilon,
+        run.study.checks.images,
+        derive(network.seed, "checks"),
+        run.study.batch_size,
+    )
+
+
+def _validity(run: Run, check: PlannedCheck) -> list[Verdict]:
+    return [validity([_made(run, cell) for cell in check.images], run.dataset.test)]
+
+
+def _made(run: Run, cell: Cell) -> Made:
+    table = run.store.read(cell)
+    rows = {name: table[name].to_numpy() for name in ("image_id", "label", "l0", "l1", "l2", "linf")}
+    is_kept = run.store.metadata(cell.path)["artifact"] is not None
+    images = run.store.tensors(cell)["adversarial"] if is_kept else None
+    return Made(rows, cell.columns["norm"], cell.columns["epsilon"], images)
+
+
+def _finish(run: Run, check: PlannedCheck, verdicts: list[Verdict] | Failed) -> None:
+    """Write a cell, or why there is none."""
+    run.progress.advance("check", 1, check.cell.title)
+    if isinstance(verdicts, Failed):
+        run.fail([check.cell], verdicts)
+        return
+    names = (
+        "check", "norm", "epsilon", "statistic", "threshold", "verdict", "images", "sentence", "evidence"
+    )  # fmt: skip
+    run.keep(check.cell, {name: [_plain(getattr(each, name)) for each in verdicts] for name in names})
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _price(quote: Quote) -> Price:
+    checks = quote.plan.checks
+    judged = [check for check in checks if check.kind == "network"]
+    images = min(quote.plan.study.checks.images, quote.size.test)
+    seconds = len(judged) * images * _GRADIENTS / quote.rates.gradients
+    return Price("check", len(checks), seconds, len(judged), len(checks) * table_bytes("check", 7))
+
+
+WORK = {"check": StepWork(_cells, _make, _price)}
