@@ -116,8 +116,8 @@ def _no_such_images(source: TrainingAttack, attacks: Mapping[str, Attack]) -> st
     return None
 
 
-def _unknown_in_white_box(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Attacks and networks that the white box names and the study lacks: where, and a sentence."""
+def _unknown_attacks(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Attacks that the white box names and the study lacks: where, and a sentence."""
     attacks = study.get("attacks", {})
     for name in white_box.attacks if "attacks" in study else ():
         if name not in attacks:
@@ -128,7 +128,6 @@ def _unknown_in_white_box(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> 
                 f"'{PGD}' is what tables call the sweep of 'epsilon': give the attack another name",
             )
     yield from _own_names(white_box, attacks)
-    yield from _unknown_networks(white_box.networks, study)
 
 
 def _unknown_networks(names: Iterable[str] | None, study: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -258,20 +257,14 @@ class Study(Settings):
         _refuse_names("a model", models, {**taken, **dict.fromkeys(defenses, "a defense")})
         return models
 
-    @field_validator("white_box")
+    @field_validator("white_box", "certify")
     @classmethod
-    def _white_box_names(cls, white_box: WhiteBoxSpec, info: ValidationInfo) -> WhiteBoxSpec:
-        mistakes = list(_unknown_in_white_box(white_box, info.data))
+    def _known_names(cls, section: WhiteBoxSpec | CertifySpec | None, info: ValidationInfo) -> Any:
+        attacks = _unknown_attacks(section, info.data) if isinstance(section, WhiteBoxSpec) else ()
+        mistakes = [*attacks, *(_unknown_networks(section.networks, info.data) if section else ())]
         if mistakes:
             raise Mistakes(mistakes)
-        return white_box
-
-    @field_validator("certify")
-    @classmethod
-    def _certified_names(cls, certify: CertifySpec | None, info: ValidationInfo) -> CertifySpec | None:
-        if certify and (mistakes := [*_unknown_networks(certify.networks, info.data)]):
-            raise Mistakes(mistakes)
-        return certify
+        return section
 
     def controls_trained(self) -> Iterator[tuple[str, Defense]]:
         """(name, settings) of the controls that are trained, for each seed."""

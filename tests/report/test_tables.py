@@ -297,7 +297,7 @@ def test_csv_is_the_long_view(full, capsys):
     names = [block.splitlines()[0] for block in blocks]
     assert names == [
         *("# table2", "# table3", "# fragility", "# black_box", "# table7", "# white_box"),
-        *("# ranking", "# check_results", "# bound_test"),
+        *("# ranking", "# check_results", "# bound_test", "# certified_accuracy", "# sandwich"),
     ]
 
 
