@@ -21,6 +21,7 @@ ABOUT = {
     "architecture": "convnet",
     "networks": [],
     "controls_left_out": [],
+    "radii": [],
 }
 # Attack and epsilon * 255 -> positions in LABELS that networks get wrong; the base network one more.
 WRONG: dict[tuple[str, int | None], set[int]] = {

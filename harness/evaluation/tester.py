@@ -24,7 +24,9 @@ from harness.evaluation.blocks import (
     attack_survivors,
     blocks,
 )
+from harness.evaluation.certified import Smoothing
 from harness.evaluation.randomised import TRIED, draws_column, fresh, judged
+from harness.evaluation.smoothing import certify_block
 from harness.networks import Architecture
 from harness.networks.build import build
 from harness.networks.classifier import as_input, from_tensors, logits, predict, to_tensor
@@ -83,6 +85,18 @@ class PredictionTask:
     network: StoredNetwork
     images: tuple[Cell | None, ...]
     splits: tuple[str, ...]
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class CertificationTask:
+    """The smoothed network's radii at test images in these positions, some of which are attacked as well."""
+
+    network: StoredNetwork
+    positions: tuple[int, ...]
+    is_attacked: tuple[bool, ...]
+    smoothing: Smoothing
+    seed: int
     batch_size: int
 
 
@@ -165,6 +179,14 @@ class Tester:
                 return {"prediction": found, **draws_column(network, len(found))}
 
             return [attempt(predicted, *each) for each in zip(task.images, task.splits, strict=True)]
+
+    def certify(self, task: CertificationTask) -> list[dict[str, Any]]:
+        """A row for each image: see ``certify_block``."""
+        images = self._dataset.test.take(np.array(task.positions))
+        with self._using(task.network) as network:
+            return certify_block(
+                network, images, task.is_attacked, task.smoothing, task.seed, task.batch_size
+            )
 
 
 def _predictions(network: nn.Module, pixels: np.ndarray, ids: np.ndarray, batch_size: int) -> np.ndarray:

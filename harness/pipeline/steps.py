@@ -46,6 +46,13 @@ STEPS = (
         "attacks made against each network itself",
     ),
     Step(
+        "certify",
+        "certified",
+        "certified",
+        "none",
+        "l2 radii within which each network, smoothed with noise, can't change its class",
+    ),
+    Step(
         "check",
         "checks",
         "check",

@@ -26,6 +26,7 @@ STUDIES = {
     "protocol": "varchar",
     "architecture": "varchar",
     "controls_left_out": "varchar[]",
+    "radii": "double[]",
 }
 FOLDERS = tuple(dict.fromkeys(name for table in SCHEMAS.values() for name in table.partition))
 CELLS = {

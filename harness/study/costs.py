@@ -41,6 +41,7 @@ _TABLE_BYTES = {
     "evaluation": (14_900, 3.6),
     "training": (11_710, 5.4),
     "check": (13_000, 60.0),
+    "certified": (13_000, 12.0),
 }
 
 

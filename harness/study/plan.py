@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.results.cells import Cell
 from harness.study.attacks import PlannedAttack, attacks_on, training_images
+from harness.study.certification import PlannedCertificate, certificates_of
 from harness.study.checks import PlannedCheck, checks_of
 from harness.study.controls import TWIN
 from harness.study.evaluations import (
@@ -62,6 +63,7 @@ class Plan:
     measured: tuple[Evaluation, ...]
     copied: tuple[Evaluation, ...]
     checks: tuple[PlannedCheck, ...] = ()
+    certified: tuple[PlannedCertificate, ...] = ()
 
     @property
     def study(self) -> Study:
@@ -97,7 +99,8 @@ class Plan:
         networks = [network.cell for network in self.networks]
         evaluations = [*self.black_box_cells(), *self.white_box_cells()]
         checks = [check.cell for check in self.checks]
-        return [*self.bounds.values(), *attacks, *networks, *evaluations, *checks]
+        certified = [planned.cell for planned in self.certified]
+        return [*self.bounds.values(), *attacks, *networks, *evaluations, *checks, *certified]
 
 
 def packages(study: Study) -> tuple[str, ...]:
@@ -136,6 +139,7 @@ def plan(
     white_box: list[PlannedAttack] = []
     measured: list[Evaluation] = []
     checks: list[PlannedCheck] = []
+    certified: list[PlannedCertificate] = []
     for base in bases:
         mine = list(attacks_on(ground, base))
         others = tuple(other for other in bases if other is not base)
@@ -158,6 +162,7 @@ def plan(
         for network in met:
             own = [attack for attack in white_box if attack.network is network]
             checks += checks_of(ground, network, base, own, mine)
+        certified += certificates_of(ground, met)
     copied: list[Evaluation] = []
     for twin, other in twins.values():
         known = [evaluation for evaluation in measured if evaluation.network is other]
@@ -177,6 +182,7 @@ def plan(
         tuple(measured),
         tuple(copied),
         tuple(checks),
+        tuple(certified),
     )
 
 

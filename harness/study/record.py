@@ -38,6 +38,7 @@ def about(
         "protocol": study.protocol,
         "architecture": study.network.algorithm,
         "networks": _networks(plan),
+        "radii": list(study.certify.radii) if study.certify else [],
         "controls_left_out": [f"{name}: {why}" for name, why in study.controls_left_out().items()],
         "code": code,
         "earlier_code": [each for each in codes if each and each != code][:_KEPT_CODE],

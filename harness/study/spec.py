@@ -22,6 +22,7 @@ from harness.networks.objective import TrainingAttack
 from harness.networks.training import TrainingSettings
 from harness.settings import Count, Epsilon, Mistakes, Name, Settings, distinct
 from harness.study import controls
+from harness.study.certify_settings import CertifySpec
 from harness.study.check_settings import ChecksSpec
 from harness.study.compute import ComputeSpec
 from harness.study.controls import Controls, GivenControls
@@ -115,8 +116,8 @@ def _no_such_images(source: TrainingAttack, attacks: Mapping[str, Attack]) -> st
     return None
 
 
-def _unknown_in_white_box(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Attacks and networks that the white box names and the study lacks: where, and a sentence."""
+def _unknown_attacks(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Attacks that the white box names and the study lacks: where, and a sentence."""
     attacks = study.get("attacks", {})
     for name in white_box.attacks if "attacks" in study else ():
         if name not in attacks:
@@ -127,10 +128,14 @@ def _unknown_in_white_box(white_box: WhiteBoxSpec, study: Mapping[str, Any]) -> 
                 f"'{PGD}' is what tables call the sweep of 'epsilon': give the attack another name",
             )
     yield from _own_names(white_box, attacks)
+
+
+def _unknown_networks(names: Iterable[str] | None, study: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Networks that are named under 'networks' and that the study lacks."""
     if {"defenses", "models"} <= study.keys():
         known = [*_network_names(study["defenses"], study["models"])]
         known += _control_names(study, study["defenses"]).keys() - {controls.TWIN}
-        for name in white_box.networks or ():
+        for name in names or ():
             if name not in known:
                 yield "networks", f"unknown network '{name}'{did_you_mean(name, known)}"
 
@@ -216,6 +221,7 @@ class Study(Settings):
     )
     white_box: WhiteBoxSpec
     checks: ChecksSpec = ChecksSpec()
+    certify: CertifySpec | None = Field(None, description="certified radii of the smoothed networks")
     compute: ComputeSpec = ComputeSpec()
 
     @field_validator("controls")
@@ -251,13 +257,14 @@ class Study(Settings):
         _refuse_names("a model", models, {**taken, **dict.fromkeys(defenses, "a defense")})
         return models
 
-    @field_validator("white_box")
+    @field_validator("white_box", "certify")
     @classmethod
-    def _white_box_names(cls, white_box: WhiteBoxSpec, info: ValidationInfo) -> WhiteBoxSpec:
-        mistakes = list(_unknown_in_white_box(white_box, info.data))
+    def _known_names(cls, section: WhiteBoxSpec | CertifySpec | None, info: ValidationInfo) -> Any:
+        attacks = _unknown_attacks(section, info.data) if isinstance(section, WhiteBoxSpec) else ()
+        mistakes = [*attacks, *(_unknown_networks(section.networks, info.data) if section else ())]
         if mistakes:
             raise Mistakes(mistakes)
-        return white_box
+        return section
 
     def controls_trained(self) -> Iterator[tuple[str, Defense]]:
         """(name, settings) of the controls that are trained, for each seed."""

@@ -137,7 +137,8 @@ def test_another_epsilon_leaves_the_finished_one_alone(finished, tmp_path):
 
 @pytest.mark.parametrize(("step", "first"), [(step, "base-network") for step in ALL_STEPS[2:]])
 def test_a_step_alone_names_what_it_lacks(tiny, tmp_path, step, first):
-    run = prepare(build(tiny), Store(tmp_path), None, Silence())
+    everything = {**tiny, "certify": {}, "checks": {"enabled": True}}
+    run = prepare(build(everything), Store(tmp_path), None, Silence())
     with pytest.raises(
         HarnessError, match=f"'{step}' starts from what '{first}' makes.*harness {first} tiny"
     ):

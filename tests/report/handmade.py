@@ -154,6 +154,7 @@ class Study:
             "architecture": "convnet",
             "networks": self._networks(),
             "controls_left_out": [],
+            "radii": [],
         }
         return {
             "schema_version": SCHEMA_VERSION,

@@ -168,6 +168,7 @@ def write(
         "protocol": "label",
         "architecture": "convnet",
         "controls_left_out": [],
+        "radii": [],
         "networks": [
             {
                 "position": position,

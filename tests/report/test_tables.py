@@ -298,6 +298,7 @@ def test_csv_is_the_long_view(full, capsys):
     assert names == [
         *("# table2", "# table3", "# fragility", "# black_box", "# table7", "# white_box"),
         *("# ranking", "# checks", "# check_results", "# bound_test"),
+        *("# certified_accuracy", "# sandwich"),
     ]
 
 

@@ -104,7 +104,7 @@ def test_base_views(full):
     ]
     assert values(full, "from studies") == (
         *("small", "cifar10", "cifar10", "cifar10", [0], "other_class", 2.0),
-        *("prediction", "convnet", []),
+        *("prediction", "convnet", [], []),
     )
     cells = rows(
         full, "select step, \"table\", title, done, split from cells where step in ('bound', 'defense')"

@@ -48,6 +48,13 @@ create macro two_proportions_differ(a, a_low, a_high, b, b_low, b_high) as
     case when a > b then a - b > sqrt(pow(a - a_low, 2) + pow(b_high - b, 2))
          else b - a > sqrt(pow(a_high - a, 2) + pow(b - b_low, 2)) end;
 
+-- The smallest count that binomial(n, p) does not exceed with this probability.
+create macro binomial_quantile(n, p, probability) as list_position(list_transform(
+    range(0, n::bigint + 1), lambda most: list_sum(list_transform(range(0, most + 1), lambda i:
+        exp(lgamma(n + 1) - lgamma(i + 1) - lgamma(n - i + 1) + i * ln(p) + (n - i) * ln(1 - p))))
+    >= probability
+), true) - 1;
+
 -- Both sides are floats read from different texts (8/255 and 0.0313725490196): compared with a tolerance.
 create macro same_epsilon(a, b) as (a is null and b is null) or coalesce(abs(a - b) < 1e-6, false);
 
