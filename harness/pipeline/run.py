@@ -134,8 +134,6 @@ class Run:
         """The step that makes a cell from which others are made."""
         if cell.table == "evaluation":
             return "white-box" if cell.partition["access"] == "white_box" else "black-box"
-        if cell.table == "evaluation":
-            return cell.partition["access"].replace("_", "-")
         if cell.table != "training":
             return cell.table
         return next(network.step for network in self.plan.networks if network.cell == cell)

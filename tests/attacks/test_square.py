@@ -71,7 +71,7 @@ def test_linf_is_the_search_of_the_paper_query_by_query(queries: int, digits: An
     settings = like(HARD, queries=queries)
     (ours,) = perturb(network, images, labels, ids, settings, SEED)
     fooled = margins(network, ours, labels) < 0
-    assert 0 < fooled.sum() < 6
+    assert not fooled.all()  # some are searched to the end
     for image, label, number, found in zip(images, labels, ids.tolist(), ours, strict=True):
         expected = _searched(network, image, label, number, settings)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -238,7 +238,7 @@ def test_blocks_are_equal_whoever_computes_them(unseen):
 
 def test_clean_predictions_are_those_that_attacks_start_from(unseen):
     worker, network = worker_of(unseen, 0.1)
-    (clean,) = worker.predict(tester.PredictionTask(network, (None,), BATCH))
+    (clean,) = worker.predict(tester.PredictionTask(network, (None,), ("test",), BATCH))
     todo = blocks(100, BATCHES_PER_BLOCK * BATCH)
     rows = stack([attacked(worker_of(unseen, 0.1), block)[0] for block in todo])
     assert np.array_equal(clean["prediction"], rows["predicted"])
@@ -247,6 +247,6 @@ def test_clean_predictions_are_those_that_attacks_start_from(unseen):
 
 def test_a_deterministic_network_has_no_draws(unseen):
     worker = worker_of(unseen, 0.0)
-    (clean,) = worker[0].predict(tester.PredictionTask(worker[1], (None,), BATCH))
+    (clean,) = worker[0].predict(tester.PredictionTask(worker[1], (None,), ("test",), BATCH))
     assert set(clean) == {"prediction"}
     assert "draws" not in attacked(worker, slice(0, 20))[0]

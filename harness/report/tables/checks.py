@@ -8,7 +8,7 @@ from harness.report.tables.table import HOLE, Layout, Line, Table
 
 _NOTE = (
     "Over all networks and seeds: the smallest and the largest number that each check measured, and how many "
-    "networks it warns of, fails, or cannot judge. A network that fails any check is not ranked. Every number "
+    "networks it warns of, fails, or cannot judge. A network that fails any check is not ranked. The number "
     "of every network: `harness tables check_results`; what each check is: docs/checks.md."
 )
 
