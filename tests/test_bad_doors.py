@@ -39,6 +39,7 @@ def study(**changes):
         "base": {"epochs": 1, "learning_rate": 0.01},
         "attacks": {"fgsm": {"epsilon": [0.1]}},
         "controls": False,
+        "checks": {"enabled": False},
         "white_box": {"attacks": ["fgsm"]},
         "compute": {"workers": 0},
         **changes,

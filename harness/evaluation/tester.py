@@ -117,7 +117,12 @@ class Tester:
             built = build(stored.architecture, pixels, classes, 0, initial=False)
             network = from_tensors(built, self._store.tensors(stored.cell), device())
             tried = as_input(to_tensor(self._dataset.test.pixels[:TRIED], device()))
-            self._loaded = (stored.cell, judged(network, tried))
+            is_from_outside = bool(stored.architecture.package)
+            before = _state(network, is_from_outside)
+            found = judged(network, tried)
+            if _state(network, is_from_outside) != before:
+                raise _changed(stored)
+            self._loaded = (stored.cell, found)
         return self._loaded[1]
 
     @contextmanager
@@ -133,7 +138,7 @@ class Tester:
             raise
         if _state(network, is_from_outside) != before:
             self._loaded = None
-            raise RuntimeError(f"the weights of '{stored.cell.title}' changed while it was used")
+            raise _changed(stored)
 
     def log_probabilities(self, task: OutputsTask) -> np.ndarray:
         """float32 [B, classes] on a block of clean training images."""
@@ -196,6 +201,10 @@ def _predictions(network: nn.Module, pixels: np.ndarray, ids: np.ndarray, batch_
         with fresh(network, to_tensor(ids[block], device())):
             found.append(predict(network, pixels[block], batch_size, device()))
     return np.concatenate(found)
+
+
+def _changed(stored: StoredNetwork) -> RuntimeError:
+    return RuntimeError(f"the weights of '{stored.cell.title}' changed while it was used")
 
 
 def _state(network: nn.Module, is_read: bool) -> list[tuple[int, ...]]:

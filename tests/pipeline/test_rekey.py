@@ -43,6 +43,7 @@ class World:
                 "pgd_training": {"epsilon": 0.1, "epochs": 1, "steps": 1},
             },
             "controls": False,
+            "checks": {"enabled": False},
             "white_box": {"attacks": ["fgsm", "noise"]},
             "compute": {"workers": 0},
         }

@@ -500,7 +500,7 @@ def test_a_failed_check_takes_a_network_out_of_the_ranking(ranked):
 
 
 def test_rows_of_failed_networks_are_marked_everywhere(ranked):
-    found = by_name(ranked)
+    found = by_name(ranked) | by_name(ranked, "check_results")
     for name in ("table7", "white_box", "bound_test", "check_results"):
         table = found[name]
         (position,) = table.faint

@@ -8,9 +8,9 @@ from harness.report.tables.table import HOLE, Layout, Line, Table, faint_lines, 
 
 _NOTE = (
     "robust: right on the clean image and under every attack that was measured within the radius, in per "
-    "cent [95 % interval]; <= where attacks are missing or none was made on the network itself. credit: "
-    "robust accuracy minus the best control's, in points, and whether it is better than that (yes, no, "
-    "not shown). tied: the difference to the first is none that {basis} can show."
+    "cent [95 % interval]; <= where attacks are still to be made or none was made on the network itself. "
+    "credit: robust accuracy minus the best control's, in points, and whether it is better than that "
+    "(yes, no, not shown). tied: the difference to the first is none that {basis} can show."
 )
 
 
