@@ -144,3 +144,14 @@ Epsilon = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
 Epsilons = Annotated[tuple[Epsilon, ...], Field(min_length=1), AfterValidator(distinct)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
 Count = Annotated[int, Field(ge=1)]
+
+
+# --- radii, measured --------------------------------------------------------------------------------------
+
+_TOLERANCE = 1e-6  # float32 rounding of x + epsilon; sums of many values round more
+_RELATIVE_TOLERANCE = {"linf": 0.0, "l2": 1e-4, "l1": 1e-4, "l0": 0.0}
+
+
+def largest_within(norm: Norm, epsilon: float) -> float:
+    """The largest measured size that counts as within a radius. (Views have the same in `within`.)"""
+    return epsilon * (1 + _RELATIVE_TOLERANCE[norm]) + _TOLERANCE

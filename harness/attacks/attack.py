@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.attacks.batch import frozen
 from harness.networks.contract import is_probabilities
 from harness.seeds import derive
-from harness.settings import Norm, Settings
+from harness.settings import Norm, Settings, largest_within
 
 # The classes that an attack makes images leave: those that the network predicts, or the true ones.
 Protocol = Literal["prediction", "label"]
@@ -26,9 +26,6 @@ Gradients = Annotated[
     Literal["float32", "bfloat16"],
     Field(description="arithmetic of gradients; what enters a result is decided in float32 either way"),
 ]
-
-TOLERANCE = 1e-6  # float32 rounding of x + epsilon; sums of many values round more
-RELATIVE_TOLERANCE = {"linf": 0.0, "l2": 1e-4, "l1": 1e-4, "l0": 0.0}
 
 
 class Attack(Settings):
@@ -201,7 +198,7 @@ def _check_result(settings: Attack, images: Tensor, made: Tensor, epsilon: float
     if epsilon is None:
         return
     largest = _size((made - images).flatten(1), norm).max().item()
-    if largest > epsilon * (1 + RELATIVE_TOLERANCE[norm]) + TOLERANCE:
+    if largest > largest_within(norm, epsilon):
         raise RuntimeError(f"{name} left the {norm} ball of radius {epsilon}: {largest}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data import SOURCES
-from harness.data.source import Split, first_few, reading, size_text
+from harness.data.source import Split, evenly, first_few, reading, size_text
 from harness.data.subset import DatasetSpec, held_out, kept_classes, kept_images
 from harness.errors import HarnessError
 
@@ -31,6 +31,10 @@ class Images:
     def take(self, which: "np.ndarray | slice") -> "Images":
         """The images at some positions: a view for a slice, a copy for an index array."""
         return Images(self.pixels[which], self.labels[which], self.ids[which])
+
+    def evenly(self, most: int) -> "Images":
+        """At most so many of the images, at even distances."""
+        return self.take(evenly(len(self.ids), most))
 
 
 @dataclass(frozen=True)

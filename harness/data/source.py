@@ -102,6 +102,12 @@ def in_memory(pixels: np.ndarray, labels: np.ndarray) -> Split:
     return Split(labels.astype(np.int64), np.arange(len(labels)), read)
 
 
+def evenly(count: int, most: int | None) -> np.ndarray:
+    """At most so many positions below ``count``, ascending, from the first to the last; None: all of them."""
+    kept = count if most is None else min(most, count)
+    return np.linspace(0, count - 1, kept).round().astype(np.int64)
+
+
 def stratified(labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """``count`` positions in ``labels``, ascending.
 

@@ -21,12 +21,24 @@ Network = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Smoothing:
-    """A smoothed network: CERTIFY's sd, draws (n0 and n) and alpha, by the columns of table ``certified``."""
+    """A smoothed network: CERTIFY's sd, draws (n0 and n) and alpha, by the columns of table ``certified``.
+
+    Raises HarnessError where one of them is out of range.
+    """
 
     noise_sd: float
     selection_draws: int
     certification_draws: int
     alpha: float
+
+    def __post_init__(self) -> None:
+        if not self.noise_sd > 0:
+            raise HarnessError(f"noise_sd: expected a number above 0, got {self.noise_sd}")
+        if not 0 < self.alpha < 1:
+            raise HarnessError(f"alpha: expected a number between 0 and 1, both excluded, got {self.alpha}")
+        draws = (self.selection_draws, self.certification_draws)
+        if min(draws) < 1:
+            raise HarnessError(f"expected 1 draw or more, got {draws[0]} and {draws[1]}")
 
 
 @dataclass(frozen=True)
@@ -49,10 +61,7 @@ def certify(
     images: Tensor,
     labels: Tensor,
     ids: Tensor,
-    noise_sd: float,
-    selection_draws: int,
-    certification_draws: int,
-    alpha: float,
+    smoothing: Smoothing,
     seed: int,
     batch_size: int,
 ) -> list[Certificate]:
@@ -60,22 +69,16 @@ def certify(
 
     ``network`` takes float [B, C, H, W] to logits [B, K]; it must be deterministic and in evaluation mode.
     ``images`` in [0, 1]; image + noise is not clipped, as in the paper. ``labels`` and ``ids``: int64 [N].
-    Raises HarnessError where ``noise_sd``, the draws or ``alpha`` are out of range.
     """
-    _check(noise_sd, selection_draws, certification_draws, alpha)
-    selected = class_counts(
-        network, images, ids, noise_sd, selection_draws, derive(seed, "selection"), batch_size
-    ).argmax(1)
+    sd = smoothing.noise_sd
+    chosen_by, bounded_by = smoothing.selection_draws, smoothing.certification_draws
+    selection, certification = derive(seed, "selection"), derive(seed, "certification")
+    selected = class_counts(network, images, ids, sd, chosen_by, selection, batch_size).argmax(1)
     # Fresh draws: the bound doesn't hold for those that chose the class.
-    counts = class_counts(
-        network, images, ids, noise_sd, certification_draws, derive(seed, "certification"), batch_size
-    )
+    counts = class_counts(network, images, ids, sd, bounded_by, certification, batch_size)
     top_counts = counts.gather(1, selected[:, None])[:, 0]
     rows = zip(ids.tolist(), labels.tolist(), selected.tolist(), top_counts.tolist(), strict=True)
-    return [
-        _certificate(image_id, label, chosen, count, noise_sd, certification_draws, alpha)
-        for image_id, label, chosen, count in rows
-    ]
+    return [_certificate(*row, smoothing) for row in rows]
 
 
 def class_counts(
@@ -111,19 +114,8 @@ def largest_radius(noise_sd: float, draws: int, alpha: float) -> float:
     return max(0.0, noise_sd * float(ndtri(alpha ** (1 / draws))))
 
 
-def _certificate(
-    image_id: int, label: int, chosen: int, count: int, noise_sd: float, draws: int, alpha: float
-) -> Certificate:
-    bound = lower_bound(count, draws, alpha)
+def _certificate(image_id: int, label: int, chosen: int, count: int, smoothing: Smoothing) -> Certificate:
+    bound = lower_bound(count, smoothing.certification_draws, smoothing.alpha)
     if bound <= 0.5:
         return Certificate(image_id, label, ABSTAINS, count, 0.0)
-    return Certificate(image_id, label, chosen, count, noise_sd * float(ndtri(bound)))
-
-
-def _check(noise_sd: float, selection_draws: int, certification_draws: int, alpha: float) -> None:
-    if not noise_sd > 0:
-        raise HarnessError(f"noise_sd: expected a number above 0, got {noise_sd}")
-    if not 0 < alpha < 1:
-        raise HarnessError(f"alpha: expected a number between 0 and 1, both excluded, got {alpha}")
-    if min(selection_draws, certification_draws) < 1:
-        raise HarnessError(f"expected 1 draw or more, got {selection_draws} and {certification_draws}")
+    return Certificate(image_id, label, chosen, count, smoothing.noise_sd * float(ndtri(bound)))

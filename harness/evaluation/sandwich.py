@@ -10,7 +10,7 @@ from scipy.special import betainc
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from harness.evaluation.certified import Network, class_counts
+from harness.evaluation.certified import Network, Smoothing, class_counts
 from harness.seeds import derive, normal
 
 JUDGING_DRAWS = 400  # fresh ones, that tell whether g has left the class
@@ -28,8 +28,7 @@ def smallest_fooling(
     images: Tensor,
     classes: Tensor,
     ids: Tensor,
-    noise_sd: float,
-    alpha: float,
+    smoothing: Smoothing,
     seed: int,
     batch_size: int,
 ) -> list[float | None]:
@@ -37,14 +36,14 @@ def smallest_fooling(
 
     ``classes``: what the smoothed network says of each image, int64 [N]. Changes are searched for in all of
     R^d, as it is certified: they may leave [0, 1]. One counts where of ``JUDGING_DRAWS`` fresh draws more are
-    of another class, beyond what chance gives a tie with probability ``alpha``. None where none was found.
+    of another class, beyond what chance gives a tie with probability alpha. None where none was found.
     """
     if not len(images):
         return []
+    sd = smoothing.noise_sd
     parts = torch.arange(len(images), device=images.device).split(max(1, batch_size // _DRAWS))
     changes = [
-        _toward_the_boundary(network, images[part], classes[part], ids[part], noise_sd, seed)
-        for part in parts
+        _toward_the_boundary(network, images[part], classes[part], ids[part], sd, seed) for part in parts
     ]
     change = torch.cat(changes)
     lengths = change.flatten(1).norm(dim=1)
@@ -54,8 +53,8 @@ def smallest_fooling(
         if not len(left):
             break
         moved, draws = images[left] + scale * change[left], derive(seed, "judged", number)
-        counts = class_counts(network, moved, ids[left], noise_sd, JUDGING_DRAWS, draws, batch_size)
-        is_fooled = _has_left(counts, classes[left], alpha / len(_SCALES))
+        counts = class_counts(network, moved, ids[left], sd, JUDGING_DRAWS, draws, batch_size)
+        is_fooled = _has_left(counts, classes[left], smoothing.alpha / len(_SCALES))
         for position in left[is_fooled].tolist():
             found[position] = scale * lengths[position].item()
         left = left[~is_fooled]

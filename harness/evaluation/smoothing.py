@@ -37,7 +37,7 @@ def certify_block(
     on = device()
     pixels, labels, ids = (to_tensor(each, on) for each in (images.pixels, images.labels, images.ids))
     clean = as_input(pixels)
-    found = certify(network, clean, labels, ids, **asdict(smoothing), seed=seed, batch_size=batch_size)
+    found = certify(network, clean, labels, ids, smoothing, seed, batch_size)
     attacked = [
         position
         for position, certificate in enumerate(found)
@@ -45,16 +45,8 @@ def certify_block(
     ]
     where = torch.tensor(attacked, dtype=torch.int64, device=on)
     classes = torch.tensor([found[position].prediction for position in attacked], dtype=torch.int64).to(on)
-    changes = smallest_fooling(
-        network,
-        clean[where],
-        classes,
-        ids[where],
-        smoothing.noise_sd,
-        smoothing.alpha,
-        derive(seed, "sandwich"),
-        batch_size,
-    )
+    drawn_by = derive(seed, "sandwich")
+    changes = smallest_fooling(network, clean[where], classes, ids[where], smoothing, drawn_by, batch_size)
     rows = [{**asdict(each), "attacked_l2": None, "attacked_draws": None} for each in found]
     for position, change in zip(attacked, changes, strict=True):
         rows[position] |= {"attacked_l2": change, "attacked_draws": JUDGING_DRAWS}

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 
-import numpy as np
-
+from harness.data.source import evenly
 from harness.errors import Failed
 from harness.evaluation.blocks import blocks
 from harness.evaluation.sandwich import FORWARDS as SANDWICH_FORWARDS
 from harness.evaluation.tester import CertificationTask, StoredNetwork, Tester
-from harness.pipeline.run import Run, StepWork
+from harness.pipeline.run import Run, StepWork, by_column
 from harness.results.cells import Cell
 from harness.seeds import derive
 from harness.study.certification import PlannedCertificate
@@ -47,13 +46,13 @@ def _gather(run: Run, groups: list[tuple[PlannedCertificate, list[CertificationT
             run.fail([planned.cell], results)
             continue
         rows = [row for block in results for row in block]
-        run.keep(planned.cell, {name: [row[name] for row in rows] for name in rows[0]})
+        run.keep(planned.cell, by_column(rows))
 
 
 def _tasks(run: Run, planned: PlannedCertificate) -> list[CertificationTask]:
     spec, network = run.study.certify, planned.network
     assert spec is not None
-    positions = evenly(len(run.dataset.test.ids), spec.images)
+    positions = evenly(len(run.dataset.test.ids), spec.images).tolist()
     attacked = {positions[index] for index in evenly(len(positions), spec.sandwich)}
     return [
         CertificationTask(
@@ -66,13 +65,6 @@ def _tasks(run: Run, planned: PlannedCertificate) -> list[CertificationTask]:
         )
         for block in blocks(len(positions), _IMAGES_PER_BLOCK)
     ]
-
-
-def evenly(count: int, most: int | None) -> list[int]:
-    """At most so many positions below ``count``, at even distances; all of them for None."""
-    kept = count if most is None else min(most, count)
-    positions: list[int] = (np.arange(kept) * count // max(kept, 1)).tolist()
-    return positions
 
 
 def _price(quote: Quote) -> Price:

@@ -1,21 +1,22 @@
 """Whether the numbers may be believed: the checks of every network, and of the images made against it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
-import numpy as np
+import torch
+from torch import Tensor, nn
 
 from harness.checks.robustness import Case, Verdict, check_network
 from harness.checks.robustness.validity import Made, validity
-from harness.data.datasets import Images
+from harness.data.datasets import Dataset
 from harness.errors import Failed, attempt
 from harness.evaluation.tester import StoredNetwork, Tester
 from harness.networks.classifier import as_input, to_tensor
 from harness.networks.device import device
 from harness.networks.randomised import Expected
-from harness.pipeline.run import Run, StepWork
+from harness.pipeline.run import Run, StepWork, by_column
 from harness.results.cells import Cell
+from harness.results.store import Store
 from harness.seeds import derive
 from harness.study.checks import PlannedCheck
 from harness.study.costs import Price, Quote, table_bytes
@@ -38,36 +39,37 @@ class CheckTask:
 class Checker(Tester):
     """A worker that judges networks."""
 
+    def __init__(self, store: Store, dataset: Dataset) -> None:
+        super().__init__(store, dataset)
+        self._made: dict[tuple[Cell, float], Tensor | Failed] = {}  # by base network and radius
+
     def check(self, task: CheckTask) -> list[Verdict]:
         """The verdicts on a network, of test images that are taken evenly."""
-        test, on = _evenly(self._dataset.test, task.images), device()
-        given: dict[str, Any] = {
-            "images": as_input(to_tensor(test.pixels, on)),
-            "labels": to_tensor(test.labels, on),
-            "ids": to_tensor(test.ids, on),
-            "epsilon": task.epsilon,
-            "seed": task.seed,
-            "batch_size": task.batch_size,
-        }
-        transfer = None if task.base is None else attempt(self._images_of, task.base, given)
+        transfer = None if task.base is None else self._transfer(task, task.base)
         with self._using(task.network) as network:
-            as_it_is = network.network if isinstance(network, Expected) else network
-            return check_network(
-                Case(as_it_is, **given, transfer=None if isinstance(transfer, Failed) else transfer)
-            )
+            return check_network(self._case(task, network, transfer))
 
-    def _images_of(self, base: StoredNetwork, given: dict[str, Any]) -> Any:
-        """The white box's images of the base network."""
+    def _transfer(self, task: CheckTask, base: StoredNetwork) -> Tensor | None:
+        """The white box's images of the base network, made once; None where they can't be."""
+        key = base.cell, task.epsilon
+        if key not in self._made:
+            self._made[key] = attempt(self._images_of, task, base)
+        made = self._made[key]
+        return None if isinstance(made, Failed) else made
+
+    def _images_of(self, task: CheckTask, base: StoredNetwork) -> Tensor:
         with self._using(base) as network:
-            as_it_is = network.network if isinstance(network, Expected) else network
-            case = Case(as_it_is, **given)
-            return case.adversarial(case.labels.new_tensor(range(len(case.labels))), case.pgd())
+            case = self._case(task, network)
+            return case.adversarial(torch.arange(len(case.ids), device=case.ids.device), case.pgd())
 
-
-def _evenly(images: Images, most: int) -> Images:
-    """At most so many images, at even distances."""
-    count = len(images.ids)
-    return images.take(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+    def _case(self, task: CheckTask, network: nn.Module, transfer: Tensor | None = None) -> Case:
+        """Of the network as it is: one that draws, without the mean over its draws."""
+        test, on = self._dataset.test.evenly(task.images), device()
+        images, labels, ids = (to_tensor(each, on) for each in (test.pixels, test.labels, test.ids))
+        as_it_is = network.network if isinstance(network, Expected) else network
+        return Case(
+            as_it_is, as_input(images), labels, ids, task.epsilon, task.seed, task.batch_size, transfer
+        )
 
 
 # --- the step ---------------------------------------------------------------------------------------------
@@ -124,14 +126,7 @@ def _finish(run: Run, check: PlannedCheck, verdicts: list[Verdict] | Failed) -> 
     if isinstance(verdicts, Failed):
         run.fail([check.cell], verdicts)
         return
-    names = (
-        "check", "norm", "epsilon", "statistic", "threshold", "verdict", "images", "sentence", "evidence"
-    )  # fmt: skip
-    run.keep(check.cell, {name: [_plain(getattr(each, name)) for each in verdicts] for name in names})
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    run.keep(check.cell, by_column([asdict(verdict) for verdict in verdicts]))
 
 
 def _price(quote: Quote) -> Price:

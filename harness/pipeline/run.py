@@ -175,6 +175,11 @@ def _whole(results: dict[int, Any]) -> list[Any] | Failed:
     return failures[0] if failures else ordered
 
 
+def by_column(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows that all have the same columns, column by column."""
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
 @dataclass(frozen=True)
 class StepWork:
     """What a step does: its cells, how the missing ones are made (how many were tried), what it costs."""

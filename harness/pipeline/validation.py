@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from harness import checks
 from harness.attacks.attack import Attack
 from harness.checks import AttackCase, DefenseCase, NetworkCase, Result
 from harness.data import SOURCES, datasets
-from harness.data.datasets import Dataset, Images
+from harness.data.datasets import Dataset
 from harness.defenses.defense import Defense
 from harness.errors import HarnessError
 from harness.evaluation.blocks import BATCHES_PER_BLOCK
@@ -119,7 +118,7 @@ def validate(study: Study, data: Path | None, images: int, limit_s: float) -> It
     datasets.prepare(study.dataset, data)
     dataset = datasets.load(study.dataset, data)
     torch.set_num_threads(1)  # as a worker has
-    few = _evenly(dataset.test, images)
+    few = dataset.test.evenly(images)
     sound: dict[str, bool] = {}
     for name, architecture in there.networks.items():
         sizes = [study.batch_size]
@@ -137,13 +136,8 @@ def validate(study: Study, data: Path | None, images: int, limit_s: float) -> It
         attacked = AttackCase(attack, make_network, few, study.protocol, block, study.compute.block_limit_s)
         yield from checks.results(name, attacked, checks.ATTACK_CHECKS, limit_s)
     for name, defense in there.defenses.items():
-        defended = DefenseCase(defense, _evenly(dataset.train, images), len(dataset.classes))
+        defended = DefenseCase(defense, dataset.train.evenly(images), len(dataset.classes))
         yield from checks.results(name, defended, checks.DEFENSE_CHECKS, limit_s)
-
-
-def _evenly(images: Images, count: int) -> Images:
-    """So many of the images, all of them where there are fewer, from the first to the last."""
-    return images.take(np.unique(np.linspace(0, len(images.ids) - 1, count).astype(np.int64)))
 
 
 def _attacked(study: Study, dataset: Dataset, is_sound: bool) -> Classifier:

@@ -45,13 +45,6 @@ def _cell(ground: Ground, network: Network) -> Cell:
         **({"revision": REVISION} if REVISION else {}),
         **ground.code_of(network.architecture),
     }
-    columns = {
-        "network": network.cell.key,
-        "method": network.method,
-        **network.cell.columns,
-        "name": network.name,
-        "seed": network.seed,
-        **asdict(spec.smoothing),
-    }
+    columns = {**network.columns, **asdict(spec.smoothing)}
     title = f"certified radii of {ground.title(network.title, network.seed)}"
     return Cell("certified", ground.partition(), columns, identity, (network.cell,), title=title)

@@ -67,12 +67,7 @@ def checked_epsilon(study: Study) -> float:
     """The l-inf radius that checks attack in: the study's, else the smallest of its white box, else 8/255."""
     if study.checks.epsilon is not None:
         return study.checks.epsilon
-    white_box = study.white_box
-    attacks = [*white_box.own.values(), *(study.attacks[name] for name in white_box.attacks)]
-    radii = [*white_box.epsilon]
-    for attack in attacks:
-        radii += [radius for radius in attack.epsilons if radius is not None and attack.norm == "linf"]
-    return min(radii, default=_EPSILON)
+    return study.smallest_radius() or _EPSILON
 
 
 def _cell(
@@ -84,13 +79,5 @@ def _cell(
         **({"revision": REVISION} if REVISION else {}),
         **identity,
     }
-    columns = {
-        "network": network.cell.key,
-        "method": network.method,
-        **network.cell.columns,
-        "seed": network.seed,
-    }
-    title = f"{title} {network.cell.title}"
-    if network.cell.columns["seed"] is None:  # a finished model's title names none
-        title = ground.title(title, network.seed)
-    return Cell("check", ground.partition(), columns, spec, needs, title=title)
+    title = f"{title} {ground.title(network.title, network.seed)}"
+    return Cell("check", ground.partition(), network.columns, spec, needs, title=title)

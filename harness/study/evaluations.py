@@ -90,8 +90,7 @@ def _evaluation(
         **ground.code_of(network.architecture),
         **(attack or {}),
     }
-    shared = {**network.cell.columns, "name": network.name, "seed": network.seed}
-    named = {"network": network.cell.key, "method": network.method, **shared, **columns}
+    named = {**network.columns, **columns}
     needs = (network.cell, *images)
     title = f"{ground.title(network.title, network.seed)} against {against}"
     return Cell(

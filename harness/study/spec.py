@@ -268,9 +268,9 @@ class Study(Settings):
 
     def controls_trained(self) -> Iterator[tuple[str, Defense]]:
         """(name, settings) of the controls that are trained, for each seed."""
-        return controls.trained(self.controls, self.defenses, self.base, self._smallest_radius())
+        return controls.trained(self.controls, self.defenses, self.base, self.smallest_radius())
 
-    def _smallest_radius(self) -> float | None:
+    def smallest_radius(self) -> float | None:
         """The smallest l-inf radius of the white box; None where it has none."""
         named = [*(self.attacks[name] for name in self.white_box.attacks), *self.white_box.own.values()]
         radii = [epsilon for attack in named if attack.norm == "linf" for epsilon in attack.epsilons]

@@ -74,6 +74,12 @@ class Network:
     role: Role = "baseline"
 
     @property
+    def columns(self) -> dict[str, Any]:
+        """The columns that name it in rows of what was measured on it."""
+        named = {"network": self.cell.key, "method": self.method}
+        return {**named, **self.cell.columns, "name": self.name, "seed": self.seed}
+
+    @property
     def method(self) -> str:
         return self.cell.partition["method"]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.results.records import SCHEMA_VERSION
 from harness.results.store import Store
-from harness.settings import epsilon_text
+from harness.settings import epsilon_text, largest_within
 
 # Raised when a run is made differently from the same cells: runs of another version are made anew.
 CONTENT_VERSION = 4
@@ -24,9 +24,6 @@ CLEAN = "acc/clean"
 _SEVERITY = ("fail", "warn", "pass", "none")
 _CURVES = ("loss", "clean_accuracy", "images_per_s")  # columns of a training's rows
 _NOTE = "Charts of white_box/...: the x axis, 'Step', is the attack's epsilon in units of 1/255."
-
-# How far a measured size may exceed a radius and count as within: see harness/attacks/attack.py.
-_TOLERANCE, _RELATIVE_TOLERANCE = 1e-6, {"l1": 1e-4, "l2": 1e-4}
 
 Attacked = tuple[str, float | None]  # name and epsilon of a black-box attack
 
@@ -228,7 +225,7 @@ def _robust(
     made = {(columns["norm"], columns["epsilon"]) for columns, *_ in attacks if columns["epsilon"]}
     found = {}
     for norm, epsilon in sorted(made):
-        limit = epsilon * (1 + _RELATIVE_TOLERANCE.get(norm, 0)) + _TOLERANCE
+        limit = largest_within(norm, epsilon)
         robust = clean.copy()
         for _, right, rows in attacks:
             robust &= right | ~(rows[norm].to_numpy() <= limit)

@@ -27,8 +27,12 @@ def _one_thread(_two_threads: None) -> None:
 
 
 @pytest.fixture(scope="module")
-def digits() -> Any:
-    return attack_cases.digits()
+def digits() -> Iterator[Any]:
+    """Trained by one thread, whatever ran before: another number sums in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield attack_cases.digits()
+    torch.set_num_threads(threads)
 
 
 def _uniform(number: int, draw: int, size: int) -> list[float]:
@@ -71,7 +75,7 @@ def test_linf_is_the_search_of_the_paper_query_by_query(queries: int, digits: An
     settings = like(HARD, queries=queries)
     (ours,) = perturb(network, images, labels, ids, settings, SEED)
     fooled = margins(network, ours, labels) < 0
-    assert not fooled.all()  # some are searched to the end
+    assert 0 < fooled.sum() < 6
     for image, label, number, found in zip(images, labels, ids.tolist(), ours, strict=True):
         expected = _searched(network, image, label, number, settings)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

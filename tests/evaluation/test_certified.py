@@ -6,7 +6,14 @@ from scipy.stats import beta
 from torch import Tensor
 
 from harness.errors import HarnessError
-from harness.evaluation.certified import ABSTAINS, Certificate, certify, largest_radius, lower_bound
+from harness.evaluation.certified import (
+    ABSTAINS,
+    Certificate,
+    Smoothing,
+    certify,
+    largest_radius,
+    lower_bound,
+)
 
 SD, ALPHA = 0.25, 0.001
 WEIGHTS = torch.tensor([1.0, -2.0, 0.5, 1.5])
@@ -31,7 +38,9 @@ def certified(
 ) -> list[Certificate]:
     if images is None:
         images, ids = points()
-    return certify(network, images, torch.ones_like(ids), ids, SD, selection, draws, ALPHA, 3, batch_size)
+    return certify(
+        network, images, torch.ones_like(ids), ids, Smoothing(SD, selection, draws, ALPHA), 3, batch_size
+    )
 
 
 def test_the_bound_is_clopper_pearsons():
@@ -73,4 +82,4 @@ def test_batches_and_order_change_nothing():
 def test_alpha_must_be_a_probability(alpha):
     images, ids = points()
     with pytest.raises(HarnessError, match="alpha"):
-        certify(linear, images, ids, ids, SD, 5, 5, alpha, 0, 8)
+        Smoothing(SD, 5, 5, alpha)

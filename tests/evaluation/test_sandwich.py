@@ -11,6 +11,7 @@ from harness.evaluation.smoothing import certify_block
 from harness.networks.randomised import Expected
 
 SD, ALPHA = 0.25, 0.001
+SMOOTHING = Smoothing(SD, 200, 2000, ALPHA)
 WEIGHTS = torch.tensor([1.0, -2.0, 0.5, 1.5])
 
 
@@ -29,7 +30,7 @@ def points(count: int = 5) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def found(network=linear, batch_size: int = 128) -> list[float | None]:
-    return smallest_fooling(network, *points(), SD, ALPHA, 5, batch_size)
+    return smallest_fooling(network, *points(), SMOOTHING, 5, batch_size)
 
 
 def test_what_is_found_is_just_above_the_margin():
@@ -41,7 +42,7 @@ def test_what_is_found_is_just_above_the_margin():
 
 def test_a_certificate_is_below_what_is_found_and_twice_a_certificate_is_not():
     images, classes, ids = points()
-    rows = certify(linear, images, classes, ids, SD, 200, 2000, ALPHA, 3, 500)
+    rows = certify(linear, images, classes, ids, SMOOTHING, 3, 500)
     pairs = [(row.radius, change) for row, change in zip(rows, found(), strict=True) if row.radius]
     assert pairs and all(radius < change for radius, change in pairs)
     assert any(2 * radius > change for radius, change in pairs)

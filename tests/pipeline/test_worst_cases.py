@@ -114,3 +114,23 @@ def test_a_member_that_fails_holds_up_those_after_it(tmp_path: Path, monkeypatch
     reasons = {title: failed.waits for title, failed in run.failed.items() if "worst" in title}
     assert sum(reasons.values()) == 4 and len(reasons) == 6
     assert all("no more" in failed.reason for failed in run.failed.values())
+
+
+def test_the_twin_has_every_stage_of_the_base_network_that_it_is(tmp_path: Path) -> None:
+    run = run_study(
+        _study() | {"seeds": [0, 1], "controls": {"no_noise": False, "pgd_training": False}}, tmp_path
+    )
+    assert not run.failed
+    made = {
+        (cell.columns["name"], cell.columns["seed"], cell.columns["attack"], cell.columns["epsilon"]): cell
+        for cell in run.plan.white_box_cells()
+    }
+    twins = [key for key in made if key[0] == "twin"]
+    assert {key[2] for key in twins} == {"pgd", *STAGES} and len(twins) == 2 * (1 + 4 * 2)
+    for name, seed, attack, epsilon in twins:
+        ours, theirs = (
+            run.store.read(made[key])
+            for key in ((name, seed, attack, epsilon), ("base", 1 - seed, attack, epsilon))
+        )
+        for column in ("image_id", "prediction", "linf", "l1"):
+            assert ours[column].equals(theirs[column]), (attack, epsilon, column)

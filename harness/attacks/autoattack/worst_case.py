@@ -85,28 +85,14 @@ class AutoAttack(Radii, Attack):
         ``member_seed``, so that an image is the same where members are made one by one.
         """
         first = (logits(network, images, batch_size).argmax(1) == labels).nonzero()[:, 0]
-        return [
-            self._worst(network, images, labels, ids, seed, batch_size, first, position)
-            for position in range(len(self.epsilon))
-        ]
-
-    def _worst(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        ids: Tensor,
-        seed: int,
-        batch_size: int,
-        going: Tensor,
-        position: int,
-    ) -> Tensor:
-        """The images for one radius, of which ``going`` are the rows to attack."""
-        moved = images.clone()
-        for name, member in self.with_epsilons((self.epsilon[position],)).members():
-            if not len(going):
-                break
-            some = images[going], labels[going], ids[going]
-            (moved[going],) = member.perturb(network, *some, member_seed(seed, name), batch_size)
-            going = going[logits(network, moved[going], batch_size).argmax(1) == labels[going]]
-        return moved
+        results = []
+        for epsilon in self.epsilon:
+            moved, left = images.clone(), first
+            for name, member in self.with_epsilons((epsilon,)).members():
+                if not len(left):
+                    break
+                survivors = images[left], labels[left], ids[left]
+                (moved[left],) = member.perturb(network, *survivors, member_seed(seed, name), batch_size)
+                left = left[logits(network, moved[left], batch_size).argmax(1) == labels[left]]
+            results.append(moved)
+        return results

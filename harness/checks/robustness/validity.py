@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.attacks.attack import RELATIVE_TOLERANCE, TOLERANCE
 from harness.checks.robustness.verdict import EVIDENCE, Judgement, Verdict
 from harness.data.datasets import Images
+from harness.settings import Norm, largest_within
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Made:
     """
 
     rows: Mapping[str, np.ndarray]
-    norm: str
+    norm: Norm
     epsilon: float | None
     images: np.ndarray | None = None
 
@@ -51,8 +51,7 @@ def _invalid(made: Made, images: Images) -> np.ndarray:
     for name in ("l0", "l1", "l2", "linf"):
         bad |= ~np.isfinite(rows[name].astype(np.float64))
     if made.epsilon is not None:
-        limit = made.epsilon * (1 + RELATIVE_TOLERANCE[made.norm]) + TOLERANCE
-        bad |= rows[made.norm] > limit
+        bad |= rows[made.norm] > largest_within(made.norm, made.epsilon)
     if made.images is not None:
         flat = made.images.reshape(len(bad), -1)
         bad |= ~((flat.min(1) >= 0) & (flat.max(1) <= 1))  # a NaN is in no range

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from harness.report.recorded import Row
+from harness.report.tables.numbers import with_interval
 from harness.report.tables.table import FAILS, HOLE
 
 
@@ -24,12 +25,6 @@ def accuracy(row: Row | None) -> str:
 def of_one_seed(row: Row) -> str:
     """A row of `accuracies`: '98.6 [96.8, 99.4]'."""
     return HOLE if row["accuracy"] is None else with_interval(row["accuracy"], row["low"], row["high"])
-
-
-def with_interval(value: float, low: float | None, high: float | None, sign: str = "") -> str:
-    """'0.8 [0.3, 2.4]'; the value alone where it has no interval. ``sign``: '+' to write it always."""
-    text = f"{value:{sign}.1f}"
-    return text if low is None or high is None else f"{text} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def note(study: Row, rows: Sequence[Row]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from harness.report.recorded import Row
-from harness.report.tables.accuracy import with_interval
+from harness.report.tables.numbers import with_interval
 from harness.report.tables.table import HOLE, Layout, Line, Table, distinct
 
 _SMOOTHED = (

@@ -25,10 +25,11 @@ def significant(value: float, digits: int) -> str:
     return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
 
 
-def with_interval(value: float, low: float, high: float) -> str:
-    """'0.8 [0.3, 2.4]', in per cent."""
-    shown = [round(number, 1) + 0.0 for number in (value, low, high)]  # no -0.0
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*shown)
+def with_interval(value: float, low: float | None, high: float | None, sign: str = "") -> str:
+    """'0.8 [0.3, 2.4]'; the value alone where it has no interval. ``sign``: '+' to write it always."""
+    shown = [round(number, 1) + 0.0 for number in (value, low, high) if number is not None]  # no -0.0
+    text = f"{shown[0]:{sign}.1f}"
+    return text if len(shown) < 3 else f"{text} [{shown[1]:{sign}.1f}, {shown[2]:{sign}.1f}]"
 
 
 def exact(value: Any) -> str:

@@ -29,6 +29,13 @@ create macro mean_low(mean, s, df, seeds, of_seeds, images_low) as
 create macro mean_high(mean, s, df, seeds, of_seeds, images_high) as
     if(of_seeds = 1, images_high, clipped(mean + t_975(df) * s / sqrt(nullif(seeds, 0)), 0));
 
+-- The same of the values x of a group's seeds, each with Wilson's (images_low, images_high), where s is their own
+-- standard deviation.
+create macro seeds_low(x, of_seeds, images_low) as
+    mean_low(avg(x), stddev_samp(x), count(x) - 1, count(x), of_seeds, any_value(images_low));
+create macro seeds_high(x, of_seeds, images_high) as
+    mean_high(avg(x), stddev_samp(x), count(x) - 1, count(x), of_seeds, any_value(images_high));
+
 -- 95 % interval of the difference of two accuracies on the same n images, in per cent: a is right alone on only_a of
 -- them, b on only_b (Agresti and Min 2005: Wald's interval with half an image more in each cell of the table).
 create macro paired_low(only_a, only_b, n) as clipped(100 * (only_a - only_b

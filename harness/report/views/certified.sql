@@ -32,8 +32,7 @@ select study, any_value(dataset) as dataset, name, any_value(method) as method, 
        any_value(certification_draws) as certification_draws, any_value(alpha) as alpha,
        count(*) as seeds, of_seeds, max(images) as images, avg(clean) as clean, avg(abstains) as abstains,
        certified_radius, avg(accuracy) as accuracy,
-       mean_low(avg(accuracy), stddev_samp(accuracy), count(*) - 1, count(*), of_seeds, any_value(low)) as low,
-       mean_high(avg(accuracy), stddev_samp(accuracy), count(*) - 1, count(*), of_seeds, any_value(high)) as high,
+       seeds_low(accuracy, of_seeds, low) as low, seeds_high(accuracy, of_seeds, high) as high,
        min(position) as position
 from certified_accuracy join (select study, len(seeds) as of_seeds from studies) using (study)
 group by study, name, noise_sd, certified_radius, of_seeds

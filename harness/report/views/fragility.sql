@@ -51,22 +51,14 @@ create view fragility_over_seeds as
 select study, any_value(dataset) as dataset, name, any_value(method) as method, attack, epsilon,
        any_value(attack_title) as attack_title, count(fooled) as seeds, of_seeds, max(images) as images,
        sum(fooled_images)::bigint as fooled_images,
-       avg(fooled) as fooled,
-       mean_low(avg(fooled), stddev_samp(fooled), count(fooled) - 1, count(fooled), of_seeds, any_value(fooled_low)) as fooled_low,
-       mean_high(avg(fooled), stddev_samp(fooled), count(fooled) - 1, count(fooled), of_seeds, any_value(fooled_high))
-           as fooled_high,
-       avg(rounded) as rounded,
-       mean_low(avg(rounded), stddev_samp(rounded), count(rounded) - 1, count(rounded), of_seeds, any_value(rounded_low)) as rounded_low,
-       mean_high(avg(rounded), stddev_samp(rounded), count(rounded) - 1, count(rounded), of_seeds, any_value(rounded_high))
-           as rounded_high,
-       avg(noisy) as noisy,
-       mean_low(avg(noisy), stddev_samp(noisy), count(noisy) - 1, count(noisy), of_seeds, any_value(noisy_low)) as noisy_low,
-       mean_high(avg(noisy), stddev_samp(noisy), count(noisy) - 1, count(noisy), of_seeds, any_value(noisy_high))
-           as noisy_high,
-       avg(bfloat16) as bfloat16,
-       mean_low(avg(bfloat16), stddev_samp(bfloat16), count(bfloat16) - 1, count(bfloat16), of_seeds, any_value(bfloat16_low)) as bfloat16_low,
-       mean_high(avg(bfloat16), stddev_samp(bfloat16), count(bfloat16) - 1, count(bfloat16), of_seeds, any_value(bfloat16_high))
-           as bfloat16_high,
+       avg(fooled) as fooled, seeds_low(fooled, of_seeds, fooled_low) as fooled_low,
+       seeds_high(fooled, of_seeds, fooled_high) as fooled_high,
+       avg(rounded) as rounded, seeds_low(rounded, of_seeds, rounded_low) as rounded_low,
+       seeds_high(rounded, of_seeds, rounded_high) as rounded_high,
+       avg(noisy) as noisy, seeds_low(noisy, of_seeds, noisy_low) as noisy_low,
+       seeds_high(noisy, of_seeds, noisy_high) as noisy_high,
+       avg(bfloat16) as bfloat16, seeds_low(bfloat16, of_seeds, bfloat16_low) as bfloat16_low,
+       seeds_high(bfloat16, of_seeds, bfloat16_high) as bfloat16_high,
        min(position) as position
 from fragility join (select study, len(seeds) as of_seeds from studies) using (study)
 group by study, name, attack, epsilon, of_seeds
