@@ -19,9 +19,8 @@ _RISING = 0.75  # share of a window's steps that must raise the loss
 # In l1 a run goes through larger balls first: (times the radius, share of the steps).
 _SHRINKING = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 _FIRST_DENSITY = 0.2  # share of the values that a first step in l1 changes
-_SPARSER = (
-    1.5  # than the best image's change are the steps in l1 that follow it; step sizes shrink by it, too
-)
+# In l1 steps are sparser than the best image's change by this, and shrink by it, too.
+_SPARSER = 1.5
 _SMALLEST_STEP = 0.1  # in l1, of the largest
 
 
@@ -54,9 +53,8 @@ class Search:
         moved = clean.clone()
         if len(going):
             given = {name: value[going] for name, value in images.items()}
-            moved[going] = compacted(self._begun(given), self.batch_size, self._step(epsilon, clean.device))[
-                "kept"
-            ]
+            climbed = compacted(self._begun(given), self.batch_size, self._step(epsilon, clean.device))
+            moved[going] = climbed["kept"]
         return moved
 
     def _begun(self, images: State) -> State:
