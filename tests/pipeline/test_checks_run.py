@@ -1,4 +1,4 @@
-"""The checks of a study: a network that fails has no rank, and its verdicts are made again from their cells."""
+"""The checks of a study: a network that fails has no rank; its verdicts are made again from their cells."""
 
 from pathlib import Path
 from typing import Any
