@@ -45,7 +45,11 @@ def connect(compute: ComputeSpec, code: Iterable[str] = ()) -> Iterator[Cluster]
         is_shared = was_connected or _attach(code)
     try:
         _wait(compute, compute.wait_s if is_shared else 0)
-        yield _cluster(compute)
+        cluster = _cluster(compute)
+        try:
+            yield cluster
+        finally:
+            cluster.release()
     finally:
         if not was_connected:
             ray.shutdown()

@@ -13,27 +13,51 @@ _IN_FLIGHT = 2  # tasks queued at a worker, so that it never waits for the drive
 
 
 class _Holder:
-    """What a worker runs: the state, built once, and the function that is called with it and each task."""
+    """What a worker runs: a state, and the function that is called with it and each task."""
 
-    def __init__(
-        self, build: Callable[..., Any], arguments: list[Any], run: Callable[[Any, Any], Any]
-    ) -> None:
+    def become(self, build: Callable[..., Any], arguments: list[Any], run: Callable[[Any, Any], Any]) -> None:
+        """Build the state, in place of an earlier one. Answers once it is there."""
+        self._state = None  # of the earlier work: not both at once
         values = [ray.get(value) if isinstance(value, ray.ObjectRef) else value for value in arguments]
         self._run, self._state = run, build(*values)
-
-    def ready(self) -> None:
-        """Answers once the worker is placed and its state is built."""
 
     def call(self, task: Any) -> Any:
         return attempt(self._run, self._state, task)
 
 
-def place(
-    build: Callable[..., Any], arguments: list[Any], run: Callable[[Any, Any], Any], gpus: float
-) -> Any:
-    """A new actor, on a core and ``gpus`` of one GPU, with state = build(*arguments)."""
-    options = {"num_cpus": 1, "num_gpus": gpus}
-    return ray.remote(_Holder).options(**options).remote(build, arguments, run)
+@dataclass(frozen=True)
+class Work:
+    """What workers are for: ``run`` with a task and a state, build(*arguments), on ``gpus`` of one GPU."""
+
+    build: Callable[..., Any]
+    arguments: list[Any]
+    run: Callable[[Any, Any], Any]
+    gpus: float
+
+
+class Spares:
+    """Workers whose work has ended, kept for the next: starting one takes seconds, importing torch."""
+
+    def __init__(self) -> None:
+        self._actors: list[tuple[float, Any]] = []  # with the share of a GPU that each has
+
+    def take(self, gpus: float) -> Any | None:
+        """One of that share, None where there is none; others make room. It may have died meanwhile."""
+        while self._actors:
+            share, actor = self._actors.pop()
+            if share == gpus:
+                return actor
+            ray.kill(actor)
+        return None
+
+    def add(self, gpus: float, actor: Any) -> None:
+        self._actors.append((gpus, actor))
+
+    def end(self) -> None:
+        """End them: their cores are free for others."""
+        for _, actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
 
 
 @dataclass(eq=False)
@@ -42,6 +66,7 @@ class _Worker:
 
     actor: Any = None
     starting: bool = True
+    is_spare: bool = False  # starting, and from other work
     failed_starts: int = 0
     tasks: dict[Any, int] = field(default_factory=dict)  # reference -> position, as it does them
 
@@ -55,9 +80,9 @@ class Pool:
     (Ray's own restarts do the same, but warn at every start that the shared images must outlive the actor.)
     """
 
-    def __init__(self, start_actor: Callable[[], Any], tasks: list[Any], retries: int) -> None:
+    def __init__(self, work: Work, tasks: list[Any], retries: int, spares: Spares) -> None:
         """``retries``: how often a task at which its worker crashed is repeated, and a start that crashed."""
-        self._start_actor, self._tasks, self._retries = start_actor, tasks, retries
+        self._work, self._tasks, self._retries, self._spares = work, tasks, retries, spares
         self._workers: list[_Worker] = []
         self._calls: dict[Any, _Worker] = {}  # reference -> who will answer, in the order of the calls
         self._waiting = deque(range(len(tasks)))  # positions of the tasks that no worker has
@@ -80,14 +105,20 @@ class Pool:
                 yield outcome
 
     def close(self) -> None:
-        """End the workers."""
+        """Keep the workers that are idle for other work, end the others."""
+        busy = set(self._calls.values())
         for worker in self._workers:
-            if worker.actor is not None:
+            if worker in busy:
                 ray.kill(worker.actor)
+            elif worker.actor is not None:
+                self._spares.add(self._work.gpus, worker.actor)
+        self._workers = []
 
     def _start(self, worker: _Worker) -> None:
-        worker.actor, worker.starting = self._start_actor(), True
-        self._calls[worker.actor.ready.remote()] = worker
+        work, spare = self._work, self._spares.take(self._work.gpus)
+        worker.starting, worker.is_spare = True, spare is not None
+        worker.actor = spare or ray.remote(_Holder).options(num_cpus=1, num_gpus=work.gpus).remote()
+        self._calls[worker.actor.become.remote(work.build, work.arguments, work.run)] = worker
 
     def _submit(self, worker: _Worker) -> None:
         """Give the worker a task more, if one waits."""
@@ -126,7 +157,9 @@ class Pool:
         """Start a crashed worker anew; the outcome of the task to blame, where that is now given up."""
         ray.kill(worker.actor)
         self._calls = {reference: other for reference, other in self._calls.items() if other is not worker}
-        if worker.starting:
+        if worker.is_spare and worker.starting:
+            given_up = None  # it died while it waited, for which nobody is to blame
+        elif worker.starting:
             self._blame_start(worker, error)
             given_up = None
         else:

@@ -95,6 +95,7 @@ def _fit_over_tune(
 
     from harness.cluster.trial import Outcomes, SharedWork, Trial
 
+    cluster.release()
     settings, outcomes = pending[0].settings, Outcomes(pending, on_row)
     work = SharedWork(store, pending, ray.put(material), cluster.interface, Rank)
     trial = tune.with_resources(

@@ -4,20 +4,23 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import attempt
+
+if TYPE_CHECKING:
+    from harness.cluster.pool import Spares
 
 
 @dataclass(frozen=True)
 class Cluster:
     """``workers`` that use GPUs where there are some, ``cores`` for work that never does.
 
-    A worker is one actor on one core or one GPU. It builds its state once (and again after a crash) and then
-    runs tasks one by one. ``local``: this process alone, without Ray. ``gpus``: those of the cluster.
-    ``retries``: how often a crashed worker's task, or training, is repeated. ``interface``: the network
-    interface of trainings, None for the one of Ray's address.
+    A worker is one actor on one core or one GPU. It builds its state once (and again after a crash), runs
+    tasks one by one, and is then kept for other work until ``release``. ``local``: this process alone,
+    without Ray. ``gpus``: those of the cluster. ``retries``: how often a crashed worker's task, or training,
+    is repeated. ``interface``: the network interface of trainings, None for the one of Ray's address.
     """
 
     workers: int
@@ -62,9 +65,20 @@ class Cluster:
             for position, task in enumerate(tasks):
                 yield position, attempt(run, state, task)
             return
-        from harness.cluster.pool import Pool, place
+        from harness.cluster.pool import Pool, Work
 
-        start = partial(place, build, list(arguments), run, self.gpu_share if gpu else 0.0)
+        work = Work(build, list(arguments), run, self.gpu_share if gpu else 0.0)
         count = min(self.workers if gpu else self.cores, len(tasks))
-        with closing(Pool(start, tasks, self.retries)) as pool:
+        with closing(Pool(work, tasks, self.retries, self._spares)) as pool:
             yield from pool.run(count)
+
+    def release(self) -> None:
+        """End the workers that ``map`` keeps for its next call, before something else needs their cores."""
+        if not self.local:
+            self._spares.end()
+
+    @cached_property
+    def _spares(self) -> "Spares":
+        from harness.cluster.pool import Spares
+
+        return Spares()

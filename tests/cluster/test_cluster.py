@@ -1,6 +1,7 @@
 """Spreading work: results by position whatever the number of workers; crashes repeated; errors told."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -113,6 +114,46 @@ def test_a_crashed_worker_repeats_its_task(ray_session, tmp_path):
         found = dict(cluster.map(same, (str(tmp_path / "crashed"),), crash_once, list(range(10))))
     assert (tmp_path / "crashed").exists()
     assert found == {i: i * i for i in range(10)}
+
+
+def who(state, task):
+    time.sleep(0.2)  # so that every worker gets some
+    return os.getpid(), state
+
+
+@pytest.mark.ray
+def test_workers_are_kept_for_other_work(ray_session):
+    with connect(ComputeSpec(workers=2)) as cluster:
+        first = dict(cluster.map(same, (1,), who, list(range(6)))).values()
+        then = dict(cluster.map(build, (VALUES, 3), who, list(range(6)))).values()
+        (one, other) = {pid for pid, _ in first}
+        assert {pid for pid, _ in then} == {one, other}
+        assert {state for _, state in first} == {1} and [state[1] for _, state in then] == [3] * 6
+        os.kill(one, signal.SIGKILL)
+        last = {pid for pid, _ in dict(cluster.map(same, (1,), who, list(range(6)))).values()}
+        assert other in last and one not in last
+        cluster.release()
+        assert ended(other)
+        assert dict(cluster.map(same, (2,), run_square, [3])) == {0: 9}
+
+
+@pytest.mark.ray
+def test_what_failed_to_build_is_not_kept(ray_session):
+    with connect(ComputeSpec(workers=1, retries=0)) as cluster:
+        with pytest.raises(HarnessError, match="image 3"):
+            list(cluster.map(fail, (0, 3), run, [1, 2]))
+        assert dict(cluster.map(same, (0,), run_square, [3])) == {0: 9}
+
+
+def run_square(state, task):
+    return task * task
+
+
+def ended(pid, within_s=30):
+    until = time.monotonic() + within_s
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < until:
+        time.sleep(0.1)
+    return not os.path.exists(f"/proc/{pid}")
 
 
 @pytest.mark.ray
