@@ -103,11 +103,33 @@ CELLS = [*BOUNDS, *NETWORKS, *BLACK_BOX, *WHITE_BOX]
 
 def record(store: Store, cells: list[Cell] = CELLS) -> None:
     """Write the record of a study 'mini' of these cells."""
-    steps = {"bound": "bound", "training": "defense", "evaluation": "black-box"}
+    steps = {"bound": "bound", "training": "defense", "evaluation": "black-box", "check": "check"}
     by_step: dict[str, list[Cell]] = {step: [] for step in steps.values()}
     for cell in cells:
         by_step[steps[cell.table]].append(cell)
-    store.record_study("mini", {"name": "mini"}, by_step, ABOUT, [])
+    networks = [_network(position, cell) for position, cell in enumerate(by_step["defense"])]
+    planned = [_planned(position, cell) for position, cell in enumerate(by_step["black-box"])]
+    store.record_study("mini", {"name": "mini"}, by_step, {**ABOUT, "networks": networks}, planned)
+
+
+def _facts(cell: Cell) -> dict[str, Any]:
+    """What the record says of a network, from a cell of it."""
+    roles = {"base": "base", "adversarial_images": "baseline"}
+    method = cell.columns.get("method") or cell.partition["method"]
+    named = {name: cell.columns[name] for name in ("name", "seed")}
+    return {"role": roles.get(method, "defense"), "method": method, "title": cell.columns["name"], **named}
+
+
+def _network(position: int, cell: Cell) -> dict[str, Any]:
+    return {"position": position, **_facts(cell), "key": cell.key}
+
+
+def _planned(position: int, cell: Cell) -> dict[str, Any]:
+    about = ("k", "n", "training_attack", "training_epsilon", "attack", "attack_method", "norm", "epsilon")
+    columns = {name: cell.columns[name] for name in (*about, "step_size", "settings", "source")}
+    where = {name: cell.partition[name] for name in ("split", "access")}
+    facts = {"stage": False, "attack_title": cell.columns["attack"]}
+    return {"position": position, **where, **facts, **_facts(cell), **columns}
 
 
 def write(store: Store, cell: Cell) -> None:

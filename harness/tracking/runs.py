@@ -1,27 +1,28 @@
 """What MLflow is told about a study: one run for each network, made from the Parquet files alone.
 
 Knows no MLflow and no settings class: what a network is called and how it was trained stands in its columns.
+What is judged (robust accuracy, credit, certified accuracy, verdict) is as the report's views say it.
 """
 
 import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from harness.report.database import connect, query
 from harness.results.records import SCHEMA_VERSION
 from harness.results.store import Store
-from harness.settings import epsilon_text, largest_within
+from harness.settings import epsilon_text
 
 # Raised when a run is made differently from the same cells: runs of another version are made anew.
-CONTENT_VERSION = 4
+CONTENT_VERSION = 5
 HEADLINE = "acc/_worst"  # the underscore sorts it first, which makes it the charts' default
 CLEAN = "acc/clean"
-_SEVERITY = ("fail", "warn", "pass", "none")
 _CURVES = ("loss", "clean_accuracy", "images_per_s")  # columns of a training's rows
 _NOTE = "Charts of white_box/...: the x axis, 'Step', is the attack's epsilon in units of 1/255."
 
@@ -29,8 +30,16 @@ Attacked = tuple[str, float | None]  # name and epsilon of a black-box attack
 
 
 @dataclass(frozen=True)
+class Headline:
+    """What is said of a network first: robust, credit and certified accuracies, verdict and its reason."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TrackedNetwork:
-    """A finished training, the finished evaluations on test images and the checks of its network.
+    """A finished training and the finished evaluations of its network on test images.
 
     Each as the path from the root and its metadata.
 
@@ -40,8 +49,8 @@ class TrackedNetwork:
     title: str
     path: str
     meta: Mapping[str, Any]
+    headline: Headline
     evaluations: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    checks: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
 
     @property
     def cell(self) -> str:
@@ -54,8 +63,9 @@ class TrackedNetwork:
 
     def digest(self, names: Mapping[Attacked, str]) -> str:
         """Of all that the run is made from."""
-        cells = sorted([self.cell, *(meta["key"] for _, meta in (*self.evaluations, *self.checks))])
-        return digest(CONTENT_VERSION, self.title, sorted(names.values()), cells)
+        cells = sorted([self.cell, *(meta["key"] for _, meta in self.evaluations)])
+        said = [self.headline.metrics, self.headline.tags]
+        return digest(CONTENT_VERSION, self.title, sorted(names.values()), cells, said)
 
 
 class Point(NamedTuple):
@@ -82,21 +92,55 @@ class TrackedRun:
 # --- a study's networks and attacks -----------------------------------------------------------------
 
 
-def networks(store: Store, paths: Iterable[str]) -> list[TrackedNetwork]:
+def networks(
+    store: Store, paths: Iterable[str], headline: Callable[[str, int | None], Headline]
+) -> list[TrackedNetwork]:
     """The networks trained among these cells, each with its evaluations, in the study's order."""
     metas = [(path, store.metadata(path)) for path in paths]
     trained = [(path, meta) for path, meta in metas if meta["table"] == "training"]
     has_seeds = len({meta["columns"]["seed"] for _, meta in trained} - {None}) > 1
     by_key = {
-        meta["key"]: TrackedNetwork(_title(meta["columns"], has_seeds), path, meta) for path, meta in trained
+        meta["key"]: TrackedNetwork(
+            _title(meta["columns"], has_seeds),
+            path,
+            meta,
+            headline(meta["columns"]["name"], meta["columns"]["seed"]),
+        )
+        for path, meta in trained
     }
     for path, meta in metas:
         network = by_key.get(meta["columns"].get("network"))
-        if network and meta["table"] == "check":
-            network.checks.append((path, meta))
-        elif network and meta["partition"]["split"] == "test":
+        if network and meta["table"] == "evaluation" and meta["partition"]["split"] == "test":
             network.evaluations.append((path, meta))
     return list(by_key.values())
+
+
+def headlines(store: Store, study: str) -> Callable[[str, int | None], Headline]:
+    """A network's headline by its name and seed; of None the mean over the seeds, for finished models."""
+    averages = """
+        select name, seed, metric, avg(value) as value from headline
+        group by grouping sets ((name, seed, metric), (name, metric)) order by name, seed, metric
+    """
+    with connect(store, study) as connection:
+        shares = query(connection, averages).to_pylist()
+        verdicts = query(connection, "from verdicts").to_pylist()
+    metrics: dict[tuple[str, int | None], dict[str, float]] = {}
+    for row in shares:
+        metrics.setdefault((row["name"], row["seed"]), {})[_metric(row["metric"])] = row["value"]
+    tags = {row["name"]: _verdict(row) for row in verdicts}
+    return lambda name, seed: Headline(metrics.get((name, seed), {}), tags.get(name, {}))
+
+
+def _metric(quantity: str) -> str:
+    """robust/linf_8/255 -> robust/linf_8_255: MLflow groups what has a slash."""
+    group, name = quantity.split("/", 1)
+    return f"{group}/{name.replace('/', '_')}"
+
+
+def _verdict(row: Mapping[str, Any]) -> dict[str, str]:
+    if row["verdict"] == "not checked":
+        return {}
+    return {"verdict": row["verdict"]} | ({"reason": row["reason"]} if row["reason"] else {})
 
 
 def _title(columns: Mapping[str, Any], has_seeds: bool) -> str:
@@ -132,14 +176,15 @@ def tracked_run(store: Store, network: TrackedNetwork, names: Mapping[Attacked, 
     started = ended - int(1000 * sum(row["epoch_s"] or 0 for row in rows))
     # MLflow's comparison starts with the metric that was written first: the headline.
     accuracies = [Point(name, value, ended, step) for name, value, step in _accuracies(store, network, names)]
-    points = [*accuracies, *_curves(rows, started)]
+    judged = [Point(name, value, ended, 0) for name, value in network.headline.metrics.items()]
+    points = [*accuracies, *judged, *_curves(rows, started)]
     tags = {
         "cell": network.cell,
         "results": network.path,
         "dataset": network.dataset,
         "schema_version": str(SCHEMA_VERSION),
     }
-    tags |= _verdict(store, network)
+    tags |= network.headline.tags
     if any(meta["partition"]["access"] == "white_box" for _, meta in network.evaluations):
         tags["mlflow.note.content"] = _NOTE
     # MLflow gives an infinity back as 1.8e308.
@@ -193,7 +238,7 @@ def _of_one_seed(
     store: Store, evaluations: Iterable[tuple[str, Mapping[str, Any]]], names: Mapping[Attacked, str]
 ) -> dict[tuple[str, int], float]:
     """(metric, step) -> share of images classified correctly, the headline first."""
-    black_box, white_box, attacks, ids = {}, {}, [], None
+    black_box, white_box, ids = {}, {}, None
     for path, meta in evaluations:
         rows = store.rows(path).sort_by("image_id")
         right = rows["label"].to_numpy() == rows["prediction"].to_numpy()
@@ -201,7 +246,6 @@ def _of_one_seed(
         assert np.array_equal(ids, rows["image_id"].to_numpy()), "a study's evaluations are of other images"
         if meta["partition"]["access"] == "white_box":
             white_box[_white_box(meta["columns"])] = float(right.mean())
-            attacks.append((meta["columns"], right, rows))
             continue
         is_clean = meta["partition"]["access"] == "clean"
         black_box[CLEAN if is_clean else names[_attacked(meta)]] = right
@@ -209,37 +253,8 @@ def _of_one_seed(
     # The worst of fewer attacks than the other networks met is not comparable with theirs.
     if black_box.keys() == {CLEAN, *names.values()}:
         headline[HEADLINE, 0] = float(np.logical_and.reduce(list(black_box.values())).mean())
-    robust = _robust(black_box[CLEAN], attacks) if CLEAN in black_box else {}
     accuracies = {(name, 0): float(right.mean()) for name, right in black_box.items()}
-    return headline | robust | accuracies | white_box
-
-
-def _robust(
-    clean: np.ndarray, attacks: Iterable[tuple[Mapping[str, Any], np.ndarray, Any]]
-) -> dict[tuple[str, int], float]:
-    """Share of images right when clean and on every change within a radius that the white box found.
-
-    For each norm and radius that it was attacked at; ``attacks``: columns, what is right, rows.
-    """
-    attacks = list(attacks)
-    made = {(columns["norm"], columns["epsilon"]) for columns, *_ in attacks if columns["epsilon"]}
-    found = {}
-    for norm, epsilon in sorted(made):
-        limit = largest_within(norm, epsilon)
-        robust = clean.copy()
-        for _, right, rows in attacks:
-            robust &= right | ~(rows[norm].to_numpy() <= limit)
-        found[f"robust/{norm}_{epsilon_text(epsilon).replace('/', '_')}", 0] = float(robust.mean())
-    return found
-
-
-def _verdict(store: Store, network: TrackedNetwork) -> dict[str, str]:
-    """The worst that a check said of the network, and its sentence; nothing where none was made."""
-    rows = [row for path, _ in network.checks for row in store.rows(path).to_pylist()]
-    if not rows:
-        return {}
-    worst = min(rows, key=lambda row: (_SEVERITY.index(row["verdict"]), row["check"]))
-    return {"verdict": worst["verdict"], "reason": worst["sentence"]}
+    return headline | accuracies | white_box
 
 
 def _white_box(columns: Mapping[str, Any]) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from harness.tracking.destination import TrackingError, artifact_root, destinati
 from harness.tracking.marks import Mark
 from harness.tracking.runs import CONTENT_VERSION, HEADLINE, digest
 
+_TABLES = ("training", "evaluation", "check", "certified")
 _LOCK_S = 60  # another driver may be writing many runs
 
 
@@ -31,7 +32,7 @@ def sync(
     # Only what lies beside the results is known to be as it was left: a server is asked each time.
     if to.own and marks.is_up_to_date(store, study, to, overall):
         return 0
-    networks = runs.networks(store, list(cells.values()))
+    networks = runs.networks(store, list(cells.values()), runs.headlines(store, study))
     names = runs.metric_names(networks)
     wanted = {network.cell: network.digest(names) for network in networks}
     selected = selection(store, study, to)
@@ -51,18 +52,20 @@ def sync(
         if progress and pending:
             progress(len(pending), len(pending))
         mark = _mark(overall, [sent[cell] for cell in wanted])
-        client.share_view(mark.experiments, selected, [HEADLINE, runs.CLEAN, *names.values()])
+        judged = dict.fromkeys(metric for network in networks for metric in network.headline.metrics)
+        columns = [*judged, HEADLINE, runs.CLEAN, *names.values()]
+        client.share_view(mark.experiments, selected, columns)
         marks.leave(store, study, to, mark)
     return len(pending)
 
 
 def _finished(store: Store, study: str) -> dict[str, str]:
-    """The trainings, evaluations and checks that are done: key -> path. HarnessError for an unknown study."""
+    """The cells that runs are made from and that are done: key -> path. HarnessError for an unknown study."""
     records = store.studies()
     if study not in records:
         raise HarnessError(f"no study '{study}' in '{store.folder}'{did_you_mean(study, records)}")
     files = {path.as_posix() for path in store.files()}
-    cells = [cell for cell in records[study]["cells"] if cell["table"] in ("training", "evaluation", "check")]
+    cells = [cell for cell in records[study]["cells"] if cell["table"] in _TABLES]
     return {cell["key"]: cell["path"] for cell in cells if cell["path"] in files}
 
 

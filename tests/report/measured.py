@@ -168,7 +168,7 @@ def write(
         "protocol": "label",
         "architecture": "convnet",
         "controls_left_out": [],
-        "radii": [],
+        "radii": [0.25],
         "networks": [
             {
                 "position": position,

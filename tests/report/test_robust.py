@@ -499,6 +499,19 @@ def test_a_failed_check_takes_a_network_out_of_the_ranking(ranked):
     assert table.faint == {3} and table.rows[3][1] == "planted †"
 
 
+def test_the_headline_is_what_the_ranking_says_a_seed(ranked):
+    found = {(row["name"], row["metric"]): row["value"] for row in rows(ranked, "from headline")}
+    assert found == {
+        ("base", "robust/linf_0.1"): 0.1,
+        (DEFENDED.name, "robust/linf_0.1"): 0.9,
+        (DEFENDED.name, "credit/linf_0.1"): pytest.approx(0.05),
+        (DEFENDED.name, "certified/l2_0.25"): 0.2,
+        ("twin", "robust/linf_0.1"): 0.85,
+        ("planted", "robust/linf_0.1"): 1,
+        ("planted", "credit/linf_0.1"): pytest.approx(0.15),
+    }
+
+
 def test_rows_of_failed_networks_are_marked_everywhere(ranked):
     found = by_name(ranked) | by_name(ranked, "check_results")
     for name in ("table7", "white_box", "bound_test", "check_results"):

@@ -9,9 +9,21 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from mini_study import BLACK_BOX, CELLS, GRID, NETWORKS, bound_network, filled, record, training, write
+from mini_study import (
+    BLACK_BOX,
+    CELLS,
+    DATASET,
+    GRID,
+    NETWORKS,
+    bound_network,
+    filled,
+    record,
+    training,
+    write,
+)
 
 from harness.errors import HarnessError
+from harness.results.cells import Cell
 from harness.results.records import SCHEMA_VERSION
 from harness.results.store import Store
 from harness.tracking.destination import destination
@@ -186,6 +198,19 @@ def test_runs_cut_off_or_no_longer_in_the_study_go(store: Store) -> None:
     assert sync(store, "mini") == 1
 
 
+def test_what_a_check_says_is_told(store: Store) -> None:
+    columns = {"network": CHANGED.key, "method": "imperceptible_bound", **CHANGED.columns}
+    verdict = Cell("check", {"dataset": DATASET}, columns, {})
+    said = {"check": "zero gradient", "verdict": "fail", "sentence": "gradients are zero", "images": 4}
+    numbers = {"norm": None, "epsilon": None, "statistic": 1.0, "threshold": 0.01, "evidence": [10]}
+    store.write(verdict, {name: [value] for name, value in (said | numbers).items()})
+    record(store, [*CELLS, verdict])
+    assert sync(store, "mini") == 1
+    tags = runs(store)["imperceptible_bound k=2.5 n=10"].data.tags
+    assert (tags["verdict"], tags["reason"]) == ("fail", "not measurable: gradients are zero")
+    assert "verdict" not in runs(store)["base"].data.tags
+
+
 def test_links_open_the_studys_runs(store: Store) -> None:
     found, links = runs(store), links_of(store, "mini", "http://host:1")
     experiment = found["base"].info.experiment_id
@@ -208,7 +233,9 @@ def test_links_open_the_studys_runs(store: Store) -> None:
         == f"http://host:1/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=mini"
     )
     view = json.loads(client(store).get_experiment(experiment).tags["mlflow.sharedViewState.mini"])
-    assert view["selectedColumns"][:3] == [
+    assert view["selectedColumns"][:5] == [
+        "metrics.`robust/linf_2_255`",
+        "metrics.`robust/linf_8_255`",
         "metrics.`acc/_worst`",
         "metrics.`acc/clean`",
         "metrics.`acc/deepfool`",

@@ -65,3 +65,21 @@ with most as (
     select * from threat_models qualify attacks = max(attacks) over (partition by study, norm)
 )
 select study, norm, quantile_disc(epsilon, 0.5) as epsilon from most group by study, norm;
+
+-- What is said first of each seed's network, wherever networks are listed; shares of images, not in per cent.
+--   robust/..., credit/...    at each norm and radius where all attacks are there
+--   certified/...             at the study's radii
+create view headline as
+with shares as (
+    select study, name, seed, 1 as part, 'robust/' || norm || '_' || epsilon_text(epsilon) as metric, accuracy / 100 as value
+    from robust where is_complete
+    union all
+    select c.study, c.name, c.seed, 2, 'credit/' || c.norm || '_' || epsilon_text(c.epsilon), c.credit / 100
+    from credit c
+    join robust r on r.study = c.study and r.name = c.name and r.seed = c.seed and r.norm = c.norm and r.epsilon = c.epsilon
+    where c.access = 'robust' and r.is_complete
+    union all
+    select study, name, seed, 3, 'certified/l2_' || format('{:g}', certified_radius), accuracy / 100
+    from certified_accuracy
+)
+from shares order by study, name, seed, part, metric;
