@@ -59,9 +59,9 @@ def _latest(store: "Store") -> str:
 def sql(query: str, kind: Any, study: str | None, results: str) -> None:
     """Ask the Parquet tables in SQL.
 
-    Tables: bound, attack, evaluation, training, "check", certified, benchmark. Views: ranking, robust, credit,
-    bound_test, verdicts, fragility, certified_accuracy, table2 to table7, black_box, white_box, accuracies,
-    over_seeds, missing and more. `harness sql "show tables"` lists them all.
+    Tables: bound, attack, evaluation, training, "check", certified, benchmark. Views: ranking, robust,
+    credit, bound_test, verdicts, fragility, certified_accuracy, table2 to table7, black_box, white_box,
+    accuracies, over_seeds, missing and more. `harness sql "show tables"` lists them all.
     """
     from harness.report.database import connect
     from harness.report.printing import show_query
