@@ -3,7 +3,7 @@
     python tests/load/checks.py DATASET [--csv FILE] [--vgg16] [--images N] [--all]
 
 DATASET: digits, mnist or cifar10-jpeg (of HARNESS_DATA). Trains the three honest networks here (of VGG16 the
-base network and the defense), then judges them and the planted ones, on one core. Fails where an honest network
+base network and the defense), then judges them and the planted ones, on one core. Fails where an honest one
 fails a check, or a planted one none.
 """
 
