@@ -353,6 +353,26 @@ def test_credit_over_seeds(three_seeds):
     assert line[4].endswith(" yes")
 
 
+def test_a_steady_grid_is_tied_to_a_first_that_varies(store):
+    """Of the grid's own s the difference is many times what can be shown, of all networks' s it is not."""
+    hits = {
+        BASE: (2, 2, 3),
+        DEFENDED: (30, 30, 31),
+        OTHER: (29, 29, 30),
+        TWIN: (10, 12, 15),
+        MUST_PASS: (40, 25, 39),
+    }
+    pooled, df = residual_sd(np.array([hits[each] for each in hits if each is not BASE]) / 0.4)
+    least = stats.t.ppf(0.975, df) * pooled * math.sqrt(2 / 3)
+    ahead = (np.mean(hits[MUST_PASS]) - np.mean(hits[DEFENDED])) / 0.4
+    assert 0 < ahead < least
+    write(store, seeded(hits), seeds=SEEDS)
+    with connect(store) as connection:
+        found = {row["name"]: row for row in rows(connection, "from ranking")}
+    assert found[DEFENDED.name]["least_difference"] < ahead
+    assert (found["control_pgd"]["first"], found[DEFENDED.name]["first"]) == ("first", "tied")
+
+
 @pytest.mark.parametrize(
     ("better", "low", "high", "lowest", "highest", "seeds"),
     [

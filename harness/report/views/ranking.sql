@@ -6,7 +6,8 @@
 --   is_ranked           no check fails, in all seeds all attacks are there, one of them made on the network itself
 --   rank                among those: the same for networks of the same accuracy
 --   first               'tied' where the difference to the first is smaller than one that the seeds (t interval of
---                       the difference of two means), or a seed's images (paired interval) can show; else 'below'
+--                       the difference of two means, by the larger s of the two networks'), or a seed's images
+--                       (paired interval) can show; else 'below'
 create view ranking as
 with certified_shares as (
     select study, name, seed, min(noise_sd) as radius,
@@ -31,7 +32,9 @@ with certified_shares as (
     select *, if(is_ranked, rank() over (in_order order by accuracy desc), null) as rank,
            if(is_ranked, first_value(name) over (in_order order by accuracy desc, position), null) as first_name,
            if(is_ranked, first_value(accuracy) over (in_order order by accuracy desc, position), null)
-               as first_accuracy
+               as first_accuracy,
+           greatest(least_difference, first_value(least_difference) over (in_order order by accuracy desc, position))
+               as least_to_first
     from joined window in_order as (partition by study, norm, epsilon, is_ranked)
 ), of_images as (  -- of one seed: the paired interval of the difference to the first
     select p.study, p.norm, p.epsilon, p.name,
@@ -48,11 +51,11 @@ with certified_shares as (
     where p.of_seeds = 1 and p.is_ranked
     group by p.study, p.norm, p.epsilon, p.name
 )
-select p.* exclude (first_name, first_accuracy, position),
+select p.* exclude (first_name, first_accuracy, least_to_first, position),
        case when not p.is_ranked then null
             when p.name = p.first_name then 'first'
-            when if(p.of_seeds = 1, i.low <= 0, first_accuracy - accuracy <= least_difference) then 'tied'
-            when if(p.of_seeds = 1, i.low > 0, first_accuracy - accuracy > least_difference) then 'below' end as first,
+            when if(p.of_seeds = 1, i.low <= 0, first_accuracy - accuracy <= least_to_first) then 'tied'
+            when if(p.of_seeds = 1, i.low > 0, first_accuracy - accuracy > least_to_first) then 'below' end as first,
        p.position
 from placed p
 left join of_images i on i.study = p.study and i.norm = p.norm and i.epsilon = p.epsilon and i.name = p.name
