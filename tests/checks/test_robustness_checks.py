@@ -8,13 +8,14 @@ import numpy as np
 import planted
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from harness.checks.robustness import ROBUSTNESS_CHECKS, Case, check_network
 from harness.checks.robustness.interface import outputs
 from harness.checks.robustness.unit_test import Altered, heads_of, unit_test
 from harness.checks.robustness.validity import Made, validity
-from harness.checks.robustness.verdict import EVIDENCE
+from harness.checks.robustness.verdict import EVIDENCE, least_share, share
 from harness.data import datasets
 from harness.data.datasets import Dataset
 from harness.data.subset import DatasetSpec
@@ -179,6 +180,19 @@ def test_evidence_names_images(case: Case) -> None:
 def test_one_image_alone_is_no_failure(case: Case) -> None:
     few = replace(case, images=case.images[:1], labels=case.labels[:1], ids=case.ids[:1])
     assert not failed(replace(few, network=planted.NAMED["x1000"](case.network)))
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(1, "pass"), (2, "warn"), (8, "fail")])
+def test_a_share_fails_beyond_chance(case: Case, count: int, verdict: str) -> None:
+    """The threshold is 1 %, of some 90 images."""
+    shown = torch.arange(IMAGES) < count
+    assert share("of a test", case, torch.arange(IMAGES), shown, "at {}").verdict == verdict
+
+
+@pytest.mark.parametrize(("count", "images"), [(0, 40), (4, 355), (8, 355), (64, 64)])
+def test_least_share_is_wilsons(count: int, images: int) -> None:
+    low = stats.binomtest(count, images).proportion_ci(method="wilson").low
+    assert least_share(count, images) == pytest.approx(low, abs=1e-6)
 
 
 def test_no_image_classified_correctly_is_no_verdict(case: Case) -> None:

@@ -316,11 +316,11 @@ def test_mean_over_seeds_has_a_t_interval_from_the_pooled_residual(three_seeds):
         (mean, mean - half, min(100, mean + half))
     )
     assert row["least_difference"] == pytest.approx(stats.t.ppf(0.975, 2) * grid * math.sqrt(2 / 3))
-    # A network of no grid: all networks but the base network are pooled.
-    pooled, df = residual_sd(accuracies_of(DEFENDED, OTHER, TWIN, NO_NOISE))
-    assert df == 6
+    # A network of no grid: itself and the controls, of which it is one.
+    pooled, df = residual_sd(accuracies_of(TWIN, NO_NOISE))
+    assert df == 2
     (twin,) = rows(three_seeds, "from robust_over_seeds where name = 'twin'")
-    half = stats.t.ppf(0.975, 6) * pooled / math.sqrt(3)
+    half = stats.t.ppf(0.975, 2) * pooled / math.sqrt(3)
     mean = np.mean(HITS[TWIN]) / 0.4
     assert (twin["low"], twin["high"]) == pytest.approx((mean - half, mean + half))
     # The base network alone has its own standard deviation.
@@ -335,7 +335,7 @@ def test_mean_over_seeds_has_a_t_interval_from_the_pooled_residual(three_seeds):
 
 
 def test_credit_over_seeds(three_seeds):
-    """The best control is another one in each seed: 12, 12, 15 of 40."""
+    """The best control is another one in each seed: 12, 12, 15 of 40; grid and controls are pooled."""
     pooled, df = residual_sd(accuracies_of(DEFENDED, OTHER, TWIN, NO_NOISE))
     half = stats.t.ppf(0.975, df) * pooled * math.sqrt(2 / 3)
     for network in (DEFENDED, OTHER):
@@ -354,7 +354,7 @@ def test_credit_over_seeds(three_seeds):
 
 
 def test_a_steady_grid_is_tied_to_a_first_that_varies(store):
-    """Of the grid's own s the difference is many times what can be shown, of all networks' s it is not."""
+    """Of the grid's own s the difference is many times what can be shown, of the first's it is not."""
     hits = {
         BASE: (2, 2, 3),
         DEFENDED: (30, 30, 31),
@@ -362,7 +362,7 @@ def test_a_steady_grid_is_tied_to_a_first_that_varies(store):
         TWIN: (10, 12, 15),
         MUST_PASS: (40, 25, 39),
     }
-    pooled, df = residual_sd(np.array([hits[each] for each in hits if each is not BASE]) / 0.4)
+    pooled, df = residual_sd(np.array([hits[TWIN], hits[MUST_PASS]]) / 0.4)
     least = stats.t.ppf(0.975, df) * pooled * math.sqrt(2 / 3)
     ahead = (np.mean(hits[MUST_PASS]) - np.mean(hits[DEFENDED])) / 0.4
     assert 0 < ahead < least
@@ -371,6 +371,22 @@ def test_a_steady_grid_is_tied_to_a_first_that_varies(store):
         found = {row["name"]: row for row in rows(connection, "from ranking")}
     assert found[DEFENDED.name]["least_difference"] < ahead
     assert (found["control_pgd"]["first"], found[DEFENDED.name]["first"]) == ("first", "tied")
+
+
+def test_a_wild_network_widens_its_own_interval_alone(store):
+    wild = Network("adversarial_images", "adversarial_images")
+    calm = {each: HITS[each] for each in (BASE, DEFENDED, OTHER, TWIN, NO_NOISE)}
+    write(store, seeded(calm | {wild: (4, 38, 11)}), seeds=SEEDS)
+    with connect(store) as connection:
+        found = {
+            row["name"]: row for row in rows(connection, "from credit_over_seeds where access = 'robust'")
+        }
+    pooled, df = residual_sd(accuracies_of(DEFENDED, OTHER, TWIN, NO_NOISE))
+    half = stats.t.ppf(0.975, df) * pooled * math.sqrt(2 / 3)
+    assert found[DEFENDED.name]["high"] - found[DEFENDED.name]["low"] == pytest.approx(2 * half)
+    pooled, df = residual_sd(np.array([(4, 38, 11), HITS[TWIN], HITS[NO_NOISE]]) / 0.4)
+    half = stats.t.ppf(0.975, df) * pooled * math.sqrt(2 / 3)
+    assert found[wild.name]["high"] - found[wild.name]["low"] == pytest.approx(2 * half)
 
 
 @pytest.mark.parametrize(

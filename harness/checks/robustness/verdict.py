@@ -1,5 +1,6 @@
 """What a check of a robustness number is: a case to judge, and the verdict on it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -156,23 +157,37 @@ def share(
 ) -> Verdict:
     """The share of images at positions ``at`` that a fault ``shown`` (bool) is seen in: over a threshold?
 
+    A failure is over it beyond the chance of these images (``least_share``), else it is a warning.
     ``sentence`` is of the fault, and takes a percentage: 'gradients are zero at {} of images'.
     """
-    count = int(shown.sum())
-    statistic = count / max(len(at), 1)
-    is_over = statistic > threshold and count >= LEAST
     if not len(at):
         return unjudged(check, "no image is classified correctly", threshold)
+    count = int(shown.sum())
+    statistic = count / len(at)
+    is_over = statistic > threshold and count >= LEAST
+    is_certain = least_share(count, len(at)) > threshold
+    verdict: Judgement = "pass"
+    if is_over:
+        verdict = severity if is_certain else "warn"
     return Verdict(
         check,
         statistic,
         threshold,
-        severity if is_over else "pass",
+        verdict,
         len(at),
         sentence.format(f"{100 * statistic:.3g} %"),
         evidence_of(case, at[shown]) if is_over else (),
         *(("linf", case.epsilon) if of_attacks else ()),
     )
+
+
+def least_share(count: int, images: int) -> float:
+    """The lower end of Wilson's 95 % interval of a share."""
+    z = 1.959964
+    share = count / images
+    centre = share + z * z / (2 * images)
+    half = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
+    return (centre - half) / (1 + z * z / images)
 
 
 def unjudged(check: str, why: str, threshold: float | None = None) -> Verdict:

@@ -58,7 +58,7 @@ with lines as (
         and o.epsilon is not distinct from m.epsilon and o.is_base = (m.role = 'base')
         and (m.step_size is null or o.step_size is not distinct from m.step_size)
     left join pooled p
-        on p.scope = 'all' and p.study = m.study and p.access = m.access and p.attack = m.attack
+        on p.scope = 'controls' and p.member = m.grid and p.study = m.study and p.access = m.access and p.attack = m.attack
         and p.epsilon is not distinct from m.epsilon
         and (m.step_size is null or p.step_size is not distinct from m.step_size)
 )

@@ -32,7 +32,8 @@ from robust_images;
 -- Standard deviation (s) of an accuracy between seeds and its degrees of freedom (df), in each test, pooled over the
 -- networks that have all seeds: what is left of a table of networks and seeds when the means of both are taken away.
 -- A network alone, which no mean of a seed can be taken from, has its own standard deviation.
---   scope    all: every network but the base network; grid: those of one (k, n) grid (member); base: the base network
+--   scope    grid: the networks of one (k, n) grid (member); controls: these and the controls; all: every network
+--            but the base network; base: the base network
 create view pooled as
 with complete as (
     select study, access, attack, norm, epsilon, step_size, name, role, grid, seed, accuracy
@@ -42,6 +43,10 @@ with complete as (
 ), scoped as (
     select 'all' as scope, null::varchar as member, * from complete where role <> 'base'
     union all by name select 'grid' as scope, grid as member, * from complete where role <> 'base'
+    union all by name
+    select 'controls' as scope, g.member, c.*
+    from complete c join (select distinct study, grid as member from complete where role <> 'base') g using (study)
+    where c.role <> 'base' and (c.grid = g.member or c.role = 'control')
     union all by name select 'base' as scope, null::varchar as member, * from complete where role = 'base'
 ), left_over as (
     select *, accuracy - avg(accuracy) over network as of_network,
@@ -54,6 +59,7 @@ with complete as (
 ), counted as (
     select study, access, attack, norm, epsilon, step_size, scope, member,
            count(distinct name) as networks, count(distinct seed) as seeds,
+           count(distinct name) filter (role = 'control') as controls,
            sum(pow(residual, 2)) as squares, sum(pow(of_network, 2)) as own_squares
     from left_over group by all
 )
@@ -63,7 +69,7 @@ select * exclude (squares, own_squares),
 from counted;
 
 -- s and df for the interval of a network's mean over seeds: pooled over its grid where that has several networks
--- with all seeds, else over all networks.
+-- with all seeds, else over itself and the controls, where there are none over all networks.
 --   least_difference    that two means over all seeds can show at 95 %: t * s * sqrt(2 / seeds)
 create view pooled_spread as
 with lines as (
@@ -76,10 +82,11 @@ join pooled p
     on p.study = l.study and p.access = l.access and p.attack = l.attack and p.norm is not distinct from l.norm
     and p.epsilon is not distinct from l.epsilon and p.step_size is not distinct from l.step_size
     and case when l.is_base then p.scope = 'base'
-             else p.scope = 'all' or p.scope = 'grid' and p.member = l.grid and p.networks > 1 end
+             else p.scope = 'grid' and p.member = l.grid and p.networks > 1
+                  or p.scope = 'controls' and p.member = l.grid and p.controls > 0 or p.scope = 'all' end
 qualify row_number() over (
     partition by l.study, l.access, l.attack, l.norm, l.epsilon, l.step_size, l.grid, l.is_base
-    order by p.scope <> 'grid'
+    order by list_position(['base', 'grid', 'controls', 'all'], p.scope)
 ) = 1;
 
 -- Credit: accuracy minus that of the best control in the same seed and test. Controls are networks without the
@@ -137,11 +144,11 @@ create macro is_better(low, high, lowest, highest, of_seeds) as
          else 'not shown' end;
 
 -- The mean credit over the seeds. Its interval is that of the difference of two means, from the standard deviation
--- between seeds pooled over all networks, controls among them; of one seed, that over the test images.
+-- between seeds pooled over the network's grid and the controls; of one seed, that over the test images.
 create view credit_over_seeds as
 with means as (
     select study, access, attack, norm, epsilon, step_size, name, any_value(method) as method,
-           any_value(role) as role, any_value(title) as title, count(*) as seeds, of_seeds,
+           any_value(role) as role, any_value(title) as title, any_value(grid) as grid, count(*) as seeds, of_seeds,
            max(images) as images, avg(accuracy) as accuracy, avg(control_accuracy) as control_accuracy,
            array_to_string(list_sort(list(distinct control)), ', ') as control,
            array_to_string(list_sort(list(distinct control_title)), ', ') as control_title,
@@ -150,13 +157,13 @@ with means as (
     from credit join seeds_of using (study)
     group by study, access, attack, norm, epsilon, step_size, name, of_seeds
 ), bounded as (
-    select m.* exclude (image_low, image_high, position), p.s, p.df,
+    select m.* exclude (image_low, image_high, grid, position), p.s, p.df,
            if(of_seeds = 1, image_low, credit - t_975(p.df) * p.s * sqrt(2 / m.seeds)) as low,
            if(of_seeds = 1, image_high, credit + t_975(p.df) * p.s * sqrt(2 / m.seeds)) as high,
            m.position
     from means m
     left join pooled p
-        on p.scope = 'all' and p.study = m.study and p.access = m.access and p.attack = m.attack and p.norm is not distinct from m.norm
+        on p.scope = 'controls' and p.member = m.grid and p.study = m.study and p.access = m.access and p.attack = m.attack and p.norm is not distinct from m.norm
         and p.epsilon is not distinct from m.epsilon and p.step_size is not distinct from m.step_size
 ), titles as (
     select study, access, attack, epsilon, step_size, any_value(attack_title) as attack_title,
