@@ -535,6 +535,15 @@ def test_a_failed_check_takes_a_network_out_of_the_ranking(ranked):
     assert table.faint == {3} and table.rows[3][1] == "planted †"
 
 
+def test_a_twin_is_judged_as_the_base_networks_are(store):
+    write(
+        store, one_seed("1" * 20, "0" * 20, "0" * 20), checks=[check(BASE, "apgd", "warn", "attack too weak")]
+    )
+    with connect(store) as connection:
+        found = {row["name"]: row["verdict"] for row in rows(connection, "from verdicts")}
+    assert (found["base"], found["twin"], found["no_noise"]) == ("warn", "warn", "not checked")
+
+
 def test_the_headline_is_what_the_ranking_says_a_seed(ranked):
     found = {(row["name"], row["metric"]): row["value"] for row in rows(ranked, "from headline")}
     assert found == {

@@ -27,7 +27,7 @@ with certified_shares as (
     join verdicts v on v.study = r.study and v.name = r.name
     left join credit_over_seeds c
         on c.access = 'robust' and c.study = r.study and c.norm = r.norm and c.epsilon = r.epsilon and c.name = r.name
-    left join certified_means m on m.study = r.study and m.name = r.name
+    left join certified_means m on m.study = r.study and m.name = trained_as(r.name, r.role)
 ), placed as (
     select *, if(is_ranked, rank() over (in_order order by accuracy desc), null) as rank,
            if(is_ranked, first_value(name) over (in_order order by accuracy desc, position), null) as first_name,

@@ -6,6 +6,9 @@ select c.study, n.role, n.title, c.* exclude (study, cell, network), n.position
 from "check" c join networks n on n.study = c.study and n.name = c.name and n.seed = c.seed
 order by c.study, n.position, c."check", c.norm, c.epsilon;
 
+-- A twin is the base network of another seed: what is said of all base networks is said of all twins.
+create macro trained_as(name, role) as if(role = 'control' and name = 'twin', 'base', name);
+
 -- Whether a network's numbers can be believed: fail if any check fails in any seed, else warn if any warns, else pass;
 -- 'not checked' where none was made or could be judged. reason: of the worst, in words.
 create view verdicts as
@@ -20,7 +23,8 @@ select n.study, n.name, any_value(n.title) as title, any_value(n.role) as role,
        case when any_value(w.verdict) = 'fail' then 'not measurable: ' || any_value(w.sentence)
             when any_value(w.verdict) <> 'pass' then any_value(w.sentence) end as reason,
        min(n.position) as position
-from networks n left join worst w on w.study = n.study and w.name = n.name
+from networks n left join worst own on own.study = n.study and own.name = n.name
+left join worst w on w.study = n.study and w.name = coalesce(own.name, trained_as(n.name, n.role))
 group by n.study, n.name
 order by n.study, position;
 
