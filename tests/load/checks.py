@@ -37,19 +37,22 @@ from harness.networks.training import TrainingSettings
 
 @dataclass(frozen=True)
 class Setting:
-    """A data set, the l-inf radius of its checks, and the epochs of base, defense and PGD training."""
+    """A data set, the l-inf radius of its checks, and how base, defense and PGD training are trained."""
 
     dataset: DatasetSpec
     epsilon: float
     epochs: tuple[int, int, int]
+    learning_rate: float = 0.002
 
 
 _HEADER = ("data", "network", "check", "statistic", "threshold", "verdict", "images")
 _CUT = {"train_limit": 2000, "test_limit": 500}
 SETTINGS = {
     "digits": Setting(DatasetSpec(source="digits"), 0.1, (20, 4, 10)),
-    "mnist": Setting(DatasetSpec(source="mnist", **_CUT), 0.2, (20, 5, 20)),
+    "mnist": Setting(DatasetSpec(source="mnist", **_CUT), 0.2, (20, 5, 20), 0.001),
     "cifar10-jpeg": Setting(
+        DatasetSpec(source="parquet", folder="cifar10-jpeg", **_CUT), 8 / 255, (20, 4, 10)
+    ),
         DatasetSpec(source="parquet", folder="cifar10-jpeg", **_CUT), 8 / 255, (20, 4, 10)
     ),
 }
@@ -116,7 +119,7 @@ def _trained(dataset: Dataset, architecture: Architecture, setting: Setting) -> 
         )
         bound = ImperceptibleBound(k=1.0, n=1, epochs=1, learning_rate=1e-4, batch_size=64)
         return {"base": base, "defended": honest.defended(dataset, base, bound)}
-    shared = {"learning_rate": 0.002, "batch_size": 64}
+    shared = {"learning_rate": setting.learning_rate, "batch_size": 64}
     base = honest.base(dataset, architecture, TrainingSettings(epochs=first, **shared))
     bound = ImperceptibleBound(k=1.0, n=4, epochs=second, **shared)
     pgd = PgdTraining(epsilon=setting.epsilon, epochs=third, **shared)

@@ -8,6 +8,7 @@ from harness.checks.gradients import AGREES, has_no_direction, step_shares
 from harness.checks.robustness.verdict import (
     LEAST,
     Case,
+    Judgement,
     Verdict,
     evidence_of,
     share,
@@ -15,6 +16,9 @@ from harness.checks.robustness.verdict import (
 )
 
 _PERCENTILE = 0.1
+# Of what the gradient says: planted faults are at 0 or below; the most curved honest network, a VGG16 that was
+# trained on 2,000 images of CIFAR-10, is at .34.
+_FOLLOWS = 0.2
 
 
 def zero_gradient(case: Case) -> Verdict:
@@ -47,27 +51,29 @@ def finite_difference(case: Case) -> Verdict:
     """F: what a step of half a grey level along the gradient's sign does to the margin, of what it should.
 
     The 10th percentile over E, 0 where the gradient is. Of the network as it is: the draws of one that draws
-    are part of what an attack meets.
+    are part of what an attack meets. Between failure and ``AGREES`` it is a warning: curved, or worse.
     """
     at = case.right
     if not len(at):
-        return unjudged("finite difference", "no image is classified correctly", AGREES)
+        return unjudged("finite difference", "no image is classified correctly", _FOLLOWS)
     parts = zip(case.images[at].split(case.batch_size), case.labels[at].split(case.batch_size), strict=True)
     shares = torch.cat([step_shares(case.network, x, labels) for x, labels in parts]).nan_to_num(
         0.0, 0.0, 0.0
     )
     statistic = shares.double().quantile(_PERCENTILE).item()
     below = shares < AGREES
-    fails = statistic < AGREES and int(below.sum()) >= LEAST
+    verdict: Judgement = "pass"
+    if statistic < AGREES and int(below.sum()) >= LEAST:
+        verdict = "fail" if statistic < _FOLLOWS else "warn"
     worst = at[shares.argsort()][: int(below.sum())]
     return Verdict(
         "finite difference",
         statistic,
-        AGREES,
-        "fail" if fails else "pass",
+        _FOLLOWS,
+        verdict,
         len(at),
         f"a small step does {statistic:.2g} times what the gradient says, or less, at a tenth of images",
-        evidence_of(case, worst) if fails else (),
+        evidence_of(case, worst) if verdict != "pass" else (),
     )
 
 
