@@ -53,8 +53,6 @@ SETTINGS = {
     "cifar10-jpeg": Setting(
         DatasetSpec(source="parquet", folder="cifar10-jpeg", **_CUT), 8 / 255, (20, 4, 10)
     ),
-        DatasetSpec(source="parquet", folder="cifar10-jpeg", **_CUT), 8 / 255, (20, 4, 10)
-    ),
 }
 
 

@@ -16,8 +16,8 @@ from harness.checks.robustness.verdict import (
 )
 
 _PERCENTILE = 0.1
-# Of what the gradient says: planted faults are at 0 or below; the most curved honest network, a VGG16 that was
-# trained on 2,000 images of CIFAR-10, is at .34.
+# Of what the gradient says. Planted faults are at 0 or below, the most curved honest network at .34: a VGG16
+# trained on 2,000 images of CIFAR-10.
 _FOLLOWS = 0.2
 
 
