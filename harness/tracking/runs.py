@@ -117,8 +117,9 @@ def networks(
 
 def headlines(store: Store, study: str) -> Callable[[str, int | None], Headline]:
     """A network's headline by its name and seed; of None the mean over the seeds, for finished models."""
+    # Rounded: the last bits of a mean depend on the order in which threads add, and runs are told by digests.
     averages = """
-        select name, seed, metric, avg(value) as value from headline
+        select name, seed, metric, round(avg(value), 12) as value from headline
         group by grouping sets ((name, seed, metric), (name, metric)) order by name, seed, metric
     """
     with connect(store, study) as connection:

@@ -116,22 +116,28 @@ def test_a_crashed_worker_repeats_its_task(ray_session, tmp_path):
     assert found == {i: i * i for i in range(10)}
 
 
-def who(state, task):
-    time.sleep(0.2)  # so that every worker gets some
-    return os.getpid(), state
+def met(folder, task):
+    """The process that did the task, once two have met in the folder: each has a task then."""
+    (folder / str(os.getpid())).touch()
+    until = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    return os.getpid()
 
 
 @pytest.mark.ray
-def test_workers_are_kept_for_other_work(ray_session):
+def test_workers_are_kept_for_other_work(ray_session, tmp_path):
+    folders = [tmp_path / name for name in ("first", "second", "third")]
+    for folder in folders:
+        folder.mkdir()
     with connect(ComputeSpec(workers=2)) as cluster:
-        first = dict(cluster.map(same, (1,), who, list(range(6)))).values()
-        then = dict(cluster.map(build, (VALUES, 3), who, list(range(6)))).values()
-        (one, other) = {pid for pid, _ in first}
-        assert {pid for pid, _ in then} == {one, other}
-        assert {state for _, state in first} == {1} and [state[1] for _, state in then] == [3] * 6
+        first, second, third = ((Path, (str(folder),), met, list(range(6))) for folder in folders)
+        one, other = set(dict(cluster.map(*first)).values())
+        assert set(dict(cluster.map(*second)).values()) == {one, other}
+        assert {int(path.name) for path in folders[1].iterdir()} == {one, other}  # the second state
         os.kill(one, signal.SIGKILL)
-        last = {pid for pid, _ in dict(cluster.map(same, (1,), who, list(range(6)))).values()}
-        assert other in last and one not in last
+        last = set(dict(cluster.map(*third)).values())
+        assert len(last) == 2 and other in last and one not in last
         cluster.release()
         assert ended(other)
         assert dict(cluster.map(same, (2,), run_square, [3])) == {0: 9}
