@@ -1,0 +1,320 @@
+"""A device that isn't there, as strict as a GPU: what runs on it runs on the CPU, and is counted.
+
+Its tensors say that they are on ``rgpu:0`` and hold one on the CPU. Within ``pretended`` every operation on
+them is done on what they hold, so that values are the CPU's to the last bit. Devices that mix where CUDA's may
+not are an error, and ``Work`` is what a GPU would have been asked for. ``networks.device.device`` says that
+all of the harness computes there.
+
+What a GPU computes otherwise, its streams and its memory are not seen, nor what is done for ``cuda`` alone.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import backend_registration
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import harness.networks.device
+
+NAME = "rgpu"
+CPU = torch.device("cpu")
+IS_POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")  # experimental
+
+
+class MixedDevices(RuntimeError):
+    """Tensors of different devices in one operation: an error on a GPU."""
+
+
+@dataclass
+class Work:
+    """What was asked of the device.
+
+    ``launches``: operations that compute, each at least a kernel. ``syncs``: of these, and of copies from and
+    to the host, those that the host waits for. ``operations``: both, by name. ``mixed``: also what was caught.
+    """
+
+    launches: int = 0
+    syncs: int = 0
+    operations: Counter[str] = field(default_factory=Counter)
+    mixed: list[str] = field(default_factory=list)
+
+    def add(self, name: str, launches: int, syncs: int) -> None:
+        self.launches += launches
+        self.syncs += syncs
+        for kind, count in (("launch", launches), ("sync", syncs)):
+            if count:
+                self.operations[f"{kind} {name}"] += count
+
+
+@contextmanager
+def pretended() -> Iterator[Work]:
+    """All that computes in the harness meanwhile does so on ``device()``. At the end MixedDevices, if ever."""
+    work = Work()
+    # torch.tensor(..., device=) makes a copy on the way that a mode does not see, unless it is asked not to.
+    lifts = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)
+    try:
+        # Threads for backward passes are made for the devices that are there at a process's first.
+        with torch.autograd.set_multithreading_enabled(False), routed_to(device()), _Mode(work):
+            yield work
+    finally:
+        torch._C._set_only_lift_cpu_tensors(lifts)
+    if work.mixed:
+        raise MixedDevices(f"{len(work.mixed)} times, first: {work.mixed[0]}")
+
+
+@contextmanager
+def routed_to(on: torch.device) -> Iterator[None]:
+    """``networks.device.device`` returns this device, whoever has imported it."""
+    real = harness.networks.device.device
+
+    def there() -> torch.device:
+        return on
+
+    _replace(real, there)
+    try:
+        yield
+    finally:
+        _replace(there, real)
+
+
+def _replace(old: Callable[[], torch.device], new: Callable[[], torch.device]) -> None:
+    for name, module in list(sys.modules.items()):
+        if name.startswith("harness.") and getattr(module, "device", None) is old:
+            module.device = new  # type: ignore[attr-defined]
+
+
+@lru_cache
+def device() -> torch.device:
+    """'rgpu', made known to torch. Without an index, as the harness says 'cuda'; tensors are on 'rgpu:0'."""
+    backend_registration._setup_privateuseone_for_python_backend(NAME, _Module())
+    _register_autocast()
+    return torch.device(NAME)
+
+
+class _Module:
+    """torch.rgpu: what torch asks of a device's module."""
+
+    def is_available(self) -> bool:
+        return True
+
+    is_initialized = is_available
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def device_count(self) -> int:
+        return 1
+
+    def current_device(self) -> int:
+        return 0
+
+    def manual_seed_all(self, seed: int) -> None:
+        """Nothing to do: draws come from the CPU's generator."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
+_AUTOCAST = "AutocastPrivateUse1"
+_LIBRARIES: list[torch.library.Library] = []  # what is registered lasts as long as these
+
+
+def _register_autocast() -> None:
+    """Products in low precision where ``torch.autocast`` says so, as on other devices; torch has none here."""
+    everything, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    everything.fallback(torch.library.fallthrough_kernel, _AUTOCAST)
+    for name in ("conv2d", "linear"):
+        aten.impl(name, _cast(getattr(torch.ops.aten, name)), _AUTOCAST)
+    _LIBRARIES.extend([everything, aten])
+
+
+def _cast(operation: Any) -> Callable[..., Any]:
+    without = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+    def low(*args: Any) -> Any:
+        to = torch.get_autocast_dtype(NAME)
+        with torch._C._ExcludeDispatchKeyGuard(without):
+            return operation(
+                *(x.to(to) if isinstance(x, Tensor) and x.is_floating_point() else x for x in args)
+            )
+
+    return low
+
+
+class OnDevice(Tensor):
+    """A tensor of the device; ``held`` has its values, on the CPU."""
+
+    held: Tensor
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> "OnDevice":
+        made: OnDevice = Tensor._make_wrapper_subclass(
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=torch.device(NAME, 0),
+        )
+        made.held = held
+        return made
+
+    # What tells ``Module.to`` to exchange whole tensors, not their data alone.
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["held"], None
+
+    @staticmethod
+    def __tensor_unflatten__(parts: dict[str, Tensor], *rest: Any) -> "OnDevice":
+        return OnDevice(parts["held"])
+
+    @classmethod
+    def __torch_dispatch__(cls, operation: Any, *rest: Any) -> Any:
+        raise RuntimeError(f"{operation} of a tensor on {NAME}, which is there within pretended() alone")
+
+
+class _Mode(TorchDispatchMode):
+    """Every operation, of torch and in backward passes: checked, counted, done on the CPU."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self._work = work
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = list(_tensors((*args, *kwargs.values())))
+        there = [tensor for tensor in tensors if isinstance(tensor, OnDevice)]
+        asked = kwargs.get("device")
+        if not there and (asked is None or asked.type != NAME):
+            return operation(*args, **kwargs)
+        if _is_composite(operation):  # seen in inference mode alone
+            with self:
+                return operation.decompose(*args, **kwargs)
+        if len(there) < len(tensors):
+            self._check(operation, args, tensors)
+        goes = asked is not None and asked.type != NAME
+        launches, syncs = _counted(operation, args, tensors, there, goes, kwargs)
+        self._work.add(operation.name(), launches, syncs)
+        if asked is not None:
+            kwargs = {**kwargs, "device": CPU}
+        made = operation(*_held(args), **{name: _held(value) for name, value in kwargs.items()})
+        # What an operation changes in place it returns.
+        wrapped = {id(tensor.held): tensor for tensor in there} | {
+            id(tensor): tensor for tensor in tensors if not isinstance(tensor, OnDevice)
+        }
+        return made if goes else _wrapped(made, wrapped)
+
+    def _check(self, operation: Any, args: Any, tensors: Sequence[Tensor]) -> None:
+        """MixedDevices, by CUDA's rules."""
+        if operation in _COPIES:
+            return
+        on_host = [tensor for tensor in tensors if not isinstance(tensor, OnDevice)]
+        if operation in _INDEXED and isinstance(args[0], OnDevice):
+            on_host = [tensor for tensor in on_host if not any(tensor is index for index in args[1])]
+        takes_numbers = torch.Tag.pointwise in operation.tags or operation in _TAKE_NUMBERS
+        if takes_numbers and isinstance(args[0], Tensor) and operation._schema.is_mutable:
+            takes_numbers = isinstance(args[0], OnDevice)
+        if takes_numbers and all(tensor.dim() == 0 for tensor in on_host):
+            return
+        if on_host:
+            shapes = ", ".join(f"{tensor.device} {tuple(tensor.shape)}" for tensor in tensors)
+            self._work.mixed.append(f"{operation.name()} of {shapes}")
+            raise MixedDevices(self._work.mixed[-1])
+
+
+_ATEN = torch.ops.aten
+_COPIES = {_ATEN.copy_.default, _ATEN._to_copy.default}
+_INDEXED = {
+    _ATEN.index.Tensor,
+    _ATEN.index_put.default,
+    _ATEN.index_put_.default,
+    _ATEN._index_put_impl_.default,
+    _ATEN._unsafe_index.Tensor,
+    _ATEN._unsafe_index_put.default,
+}
+# Beside those that go value by value: where a tensor without dimensions may be on the CPU.
+_TAKE_NUMBERS = _INDEXED | {_ATEN.masked_fill.Tensor, _ATEN.masked_fill_.Tensor, _ATEN.fill_.Tensor}
+# No kernel: another view, or memory.
+_FREE = {
+    _ATEN.detach.default,
+    _ATEN.lift_fresh.default,
+    _ATEN._unsafe_view.default,
+    _ATEN._reshape_alias.default,
+    *(getattr(_ATEN.empty, kind) for kind in ("memory_format",)),
+    _ATEN.empty_like.default,
+    _ATEN.empty_strided.default,
+    _ATEN.new_empty.default,
+    _ATEN.new_empty_strided.default,
+}
+_WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+def _counted(
+    operation: Any, args: Any, tensors: Sequence[Tensor], there: Sequence[Tensor], goes: bool, kwargs: Any
+) -> tuple[int, int]:
+    """Launches and syncs of an operation."""
+    if operation in _COPIES and (goes or len(there) < len(tensors)):
+        is_waited_for = goes or not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
+        return int(not is_waited_for), int(is_waited_for)
+    if operation in _FREE or operation.is_view:
+        return 0, 0
+    if operation is _ATEN._local_scalar_dense.default:
+        return 0, 1
+    if operation in _INDEXED:
+        return _counted_index(operation, args)
+    return 1, int(any(tag in _WAITS for tag in operation.tags))
+
+
+def _counted_index(operation: Any, args: Any) -> tuple[int, int]:
+    """A mask is turned into positions, whose number the host waits for; positions on the host are copied."""
+    indices = [index for index in args[1] if index is not None]
+    masks = sum(index.dtype in (torch.bool, torch.uint8) for index in indices)
+    copies = sum(not isinstance(index, OnDevice) for index in indices)
+    fills = "put" in operation.name() and args[2].numel() == 1 and masks == len(indices) == 1
+    return (1, copies) if fills else (1 + masks, masks + copies)
+
+
+@lru_cache(maxsize=None)
+def _is_composite(operation: Any) -> bool:
+    return bool(
+        torch._C._dispatch_has_kernel_for_dispatch_key(operation.name(), "CompositeImplicitAutograd")
+    )
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _held(value: Any) -> Any:
+    if isinstance(value, OnDevice):
+        return value.held
+    return type(value)(map(_held, value)) if isinstance(value, list | tuple) else value
+
+
+def _wrapped(value: Any, known: dict[int, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return known[id(value)] if id(value) in known else OnDevice(value)
+    return type(value)(_wrapped(each, known) for each in value) if isinstance(value, list | tuple) else value
+
+
+def launch(work: Work, name: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """A kernel from outside torch, e.g. FAISS's: a function of what tensors of the device hold."""
+    if not all(isinstance(tensor, OnDevice) for tensor in tensors):
+        raise MixedDevices(f"{name} of {', '.join(str(tensor.device) for tensor in tensors)}")
+    work.add(name, 1, 0)
+    return OnDevice(function(*map(_held, tensors)))
