@@ -44,7 +44,7 @@ class Database:
             level = index.levels[0]
             self._partition = level.partition
             self._projected = torch.from_numpy(np.array(level.rows)).to(device)
-        self._distances: _Distances = (gpu_distances() if device.type == "cuda" else None) or _torch_distances
+        self._distances: _Distances = (gpu_distances() if device.type != "cpu" else None) or _torch_distances
 
     def search(self, queries: Images, same: bool, part: slice = ALL) -> Neighbours:
         """What ``nearest.search_tiled`` finds, for queries uint8 [N, C, H, W], at the positions ``part``."""

@@ -1,9 +1,9 @@
 """A device that isn't there, as strict as a GPU: what runs on it runs on the CPU, and is counted.
 
 Its tensors say that they are on ``rgpu:0`` and hold one on the CPU. Within ``pretended`` every operation on
-them is done on what they hold, so that values are the CPU's to the last bit. Devices that mix where CUDA's may
-not are an error, and ``Work`` is what a GPU would have been asked for. ``networks.device.device`` says that
-all of the harness computes there.
+them is done on what they hold, so that values are the CPU's to the last bit. Devices that mix where CUDA's
+may not are an error, and ``Work`` is what a GPU would have been asked for. ``networks.device.device`` says
+that all of the harness computes there.
 
 What a GPU computes otherwise, its streams and its memory are not seen, nor what is done for ``cuda`` alone.
 """
@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,28 +34,41 @@ class MixedDevices(RuntimeError):
 
 @dataclass
 class Work:
-    """What was asked of the device.
+    """What was asked of the device, by name of the operation.
 
-    ``launches``: operations that compute, each at least a kernel. ``syncs``: of these, and of copies from and
-    to the host, those that the host waits for. ``operations``: both, by name. ``mixed``: also what was caught.
+    ``launched``: those that compute, each at least a kernel; ``synced``: those of them, and of copies from
+    and to the host, that the host waits for. ``mixed`` devices: all, also those whose error was caught.
     """
 
-    launches: int = 0
-    syncs: int = 0
-    operations: Counter[str] = field(default_factory=Counter)
+    launched: Counter[str] = field(default_factory=Counter)
+    synced: Counter[str] = field(default_factory=Counter)
     mixed: list[str] = field(default_factory=list)
 
+    @property
+    def launches(self) -> int:
+        return self.launched.total()
+
+    @property
+    def syncs(self) -> int:
+        return self.synced.total()
+
     def add(self, name: str, launches: int, syncs: int) -> None:
-        self.launches += launches
-        self.syncs += syncs
-        for kind, count in (("launch", launches), ("sync", syncs)):
-            if count:
-                self.operations[f"{kind} {name}"] += count
+        if launches:
+            self.launched[name] += launches
+        if syncs:
+            self.synced[name] += syncs
+
+    def copy(self) -> "Work":
+        return Work(self.launched.copy(), self.synced.copy(), list(self.mixed))
+
+    def since(self, before: "Work") -> "Work":
+        """What was asked after a copy was made."""
+        return Work(self.launched - before.launched, self.synced - before.synced)
 
 
 @contextmanager
 def pretended() -> Iterator[Work]:
-    """All that computes in the harness meanwhile does so on ``device()``. At the end MixedDevices, if ever."""
+    """All of the harness computes on ``device()`` meanwhile; at the end MixedDevices, where one was caught."""
     work = Work()
     # torch.tensor(..., device=) makes a copy on the way that a mode does not see, unless it is asked not to.
     lifts = torch._C._only_lift_cpu_tensors()
@@ -91,7 +104,7 @@ def _replace(old: Callable[[], torch.device], new: Callable[[], torch.device]) -
             module.device = new  # type: ignore[attr-defined]
 
 
-@lru_cache
+@cache
 def device() -> torch.device:
     """'rgpu', made known to torch. Without an index, as the harness says 'cuda'; tensors are on 'rgpu:0'."""
     backend_registration._setup_privateuseone_for_python_backend(NAME, _Module())
@@ -128,7 +141,7 @@ _LIBRARIES: list[torch.library.Library] = []  # what is registered lasts as long
 
 
 def _register_autocast() -> None:
-    """Products in low precision where ``torch.autocast`` says so, as on other devices; torch has none here."""
+    """Products in low precision where ``torch.autocast`` says so, as on devices that torch knows."""
     everything, aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     everything.fallback(torch.library.fallthrough_kernel, _AUTOCAST)
     for name in ("conv2d", "linear"):
@@ -154,6 +167,7 @@ class OnDevice(Tensor):
 
     held: Tensor
 
+    __module__ = "torch"  # by which eagerpy tells whose a tensor is
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -168,6 +182,15 @@ class OnDevice(Tensor):
         )
         made.held = held
         return made
+
+    def tolist(self) -> Any:
+        """By a copy, as of a GPU's."""
+        return self.cpu().tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        if not force:
+            raise TypeError(f"can't convert {self.device} device type tensor to numpy")
+        return self.detach().cpu().numpy()
 
     # What tells ``Module.to`` to exchange whole tensors, not their data alone.
     def __tensor_flatten__(self) -> tuple[list[str], None]:
@@ -194,30 +217,33 @@ class _Mode(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         tensors = list(_tensors((*args, *kwargs.values())))
-        there = [tensor for tensor in tensors if isinstance(tensor, OnDevice)]
+        there = [tensor for tensor in tensors if type(tensor) is OnDevice]
         asked = kwargs.get("device")
         if not there and (asked is None or asked.type != NAME):
             return operation(*args, **kwargs)
-        if _is_composite(operation):  # seen in inference mode alone
+        facts = _facts(operation)
+        if facts.is_composite:  # in inference mode alone they come here as a whole
             with self:
                 return operation.decompose(*args, **kwargs)
-        if len(there) < len(tensors):
-            self._check(operation, args, tensors)
-        goes = asked is not None and asked.type != NAME
-        launches, syncs = _counted(operation, args, tensors, there, goes, kwargs)
-        self._work.add(operation.name(), launches, syncs)
         if asked is not None:
-            kwargs = {**kwargs, "device": CPU}
-        made = operation(*_held(args), **{name: _held(value) for name, value in kwargs.items()})
-        # What an operation changes in place it returns.
-        wrapped = {id(tensor.held): tensor for tensor in there} | {
-            id(tensor): tensor for tensor in tensors if not isinstance(tensor, OnDevice)
-        }
-        return made if goes else _wrapped(made, wrapped)
+            kwargs["device"] = CPU
+        elif len(there) < len(tensors):
+            self._check(operation, args, tensors)
+        leaves = asked is not None and asked.type != NAME
+        launches, syncs = facts.launches, facts.syncs
+        if facts.is_copy and (leaves or len(there) < len(tensors)):
+            is_async = not leaves and (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
+            launches, syncs = (1, 0) if is_async else (0, 1)
+        elif facts.is_indexed:
+            launches, syncs = _counted_index(operation, args)
+        self._work.add(facts.name, launches, syncs)
+        made = operation(*map(_held, args), **{name: _held(value) for name, value in kwargs.items()})
+        # What is changed in place is what is returned.
+        return made if leaves else _wrapped(made, {id(_held(tensor)): tensor for tensor in tensors})
 
     def _check(self, operation: Any, args: Any, tensors: Sequence[Tensor]) -> None:
         """MixedDevices, by CUDA's rules."""
-        if operation in _COPIES:
+        if operation is _ATEN.copy_.default:
             return
         on_host = [tensor for tensor in tensors if not isinstance(tensor, OnDevice)]
         if operation in _INDEXED and isinstance(args[0], OnDevice):
@@ -251,7 +277,7 @@ _FREE = {
     _ATEN.lift_fresh.default,
     _ATEN._unsafe_view.default,
     _ATEN._reshape_alias.default,
-    *(getattr(_ATEN.empty, kind) for kind in ("memory_format",)),
+    _ATEN.empty.memory_format,
     _ATEN.empty_like.default,
     _ATEN.empty_strided.default,
     _ATEN.new_empty.default,
@@ -260,20 +286,26 @@ _FREE = {
 _WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
-def _counted(
-    operation: Any, args: Any, tensors: Sequence[Tensor], there: Sequence[Tensor], goes: bool, kwargs: Any
-) -> tuple[int, int]:
-    """Launches and syncs of an operation."""
-    if operation in _COPIES and (goes or len(there) < len(tensors)):
-        is_waited_for = goes or not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
-        return int(not is_waited_for), int(is_waited_for)
-    if operation in _FREE or operation.is_view:
-        return 0, 0
-    if operation is _ATEN._local_scalar_dense.default:
-        return 0, 1
-    if operation in _INDEXED:
-        return _counted_index(operation, args)
-    return 1, int(any(tag in _WAITS for tag in operation.tags))
+class _Facts(NamedTuple):
+    """Of an operation; launches and syncs are those of most."""
+
+    name: str
+    is_composite: bool
+    is_copy: bool
+    is_indexed: bool
+    launches: int
+    syncs: int
+
+
+@cache
+def _facts(operation: Any) -> _Facts:
+    name, implicit = operation.name(), "CompositeImplicitAutograd"
+    is_composite = torch._C._dispatch_has_kernel_for_dispatch_key(name, implicit)
+    is_read = operation is _ATEN._local_scalar_dense.default
+    is_free = is_read or operation in _FREE or operation.is_view
+    waits = is_read or (not is_free and any(tag in _WAITS for tag in operation.tags))
+    groups = operation in _COPIES, operation in _INDEXED
+    return _Facts(name, is_composite, *groups, int(not is_free), int(waits))
 
 
 def _counted_index(operation: Any, args: Any) -> tuple[int, int]:
@@ -285,13 +317,6 @@ def _counted_index(operation: Any, args: Any) -> tuple[int, int]:
     return (1, copies) if fills else (1 + masks, masks + copies)
 
 
-@lru_cache(maxsize=None)
-def _is_composite(operation: Any) -> bool:
-    return bool(
-        torch._C._dispatch_has_kernel_for_dispatch_key(operation.name(), "CompositeImplicitAutograd")
-    )
-
-
 def _tensors(values: Any) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
@@ -301,12 +326,14 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _held(value: Any) -> Any:
-    if isinstance(value, OnDevice):
+    """The same on the host."""
+    if type(value) is OnDevice:
         return value.held
     return type(value)(map(_held, value)) if isinstance(value, list | tuple) else value
 
 
 def _wrapped(value: Any, known: dict[int, Tensor]) -> Any:
+    """The same on the device; ``known`` tensors by the id of what they hold."""
     if isinstance(value, Tensor):
         return known[id(value)] if id(value) in known else OnDevice(value)
     return type(value)(_wrapped(each, known) for each in value) if isinstance(value, list | tuple) else value
