@@ -68,7 +68,7 @@ class Work:
 
 @contextmanager
 def pretended() -> Iterator[Work]:
-    """All of the harness computes on ``device()`` meanwhile; at the end MixedDevices, where one was caught."""
+    """All of the harness computes on ``device()`` meanwhile. MixedDevices at the end if one was caught."""
     work = Work()
     # torch.tensor(..., device=) makes a copy on the way that a mode does not see, unless it is asked not to.
     lifts = torch._C._only_lift_cpu_tensors()
@@ -274,6 +274,7 @@ _TAKE_NUMBERS = _INDEXED | {_ATEN.masked_fill.Tensor, _ATEN.masked_fill_.Tensor,
 # No kernel: another view, or memory.
 _FREE = {
     _ATEN.detach.default,
+    _ATEN.detach_.default,
     _ATEN.lift_fresh.default,
     _ATEN._unsafe_view.default,
     _ATEN._reshape_alias.default,
@@ -313,7 +314,8 @@ def _counted_index(operation: Any, args: Any) -> tuple[int, int]:
     indices = [index for index in args[1] if index is not None]
     masks = sum(index.dtype in (torch.bool, torch.uint8) for index in indices)
     copies = sum(not isinstance(index, OnDevice) for index in indices)
-    fills = "put" in operation.name() and args[2].numel() == 1 and masks == len(indices) == 1
+    puts = "put" in operation.name() and not (len(args) > 3 and args[3])
+    fills = puts and args[2].numel() == 1 and masks == len(indices) == 1
     return (1, copies) if fills else (1 + masks, masks + copies)
 
 
