@@ -354,7 +354,8 @@ def study(place: Place) -> Values:
 def _trainings() -> Iterator[tuple[str, Workload]]:
     for network in NETWORKS:
         for method in SETTINGS:
-            for precision in ("float32", "bfloat16"):
+            some = network == "convnet" or method in ("base", "imperceptible_bound", "trades")
+            for precision in ("float32", "bfloat16") if some else ("float32",):
                 name = f"training {method}, {network}, {precision}"
                 yield name, partial(train, method, network, precision)
         yield f"state and restore, {network}", partial(store_and_restore, network)
