@@ -147,12 +147,17 @@ def _inputs(data: datasets.Images, on: torch.device, **more: Any) -> Inputs:
 
 
 def attack_settings() -> dict[str, Attack]:
-    """All attacks that are installed, in float32 and with gradients in bfloat16, by a word for each."""
+    """All attacks that are installed, in float32 and with gradients in bfloat16, by a word for each.
+
+    DeepFool goes 2 % beyond the boundary: an image on it falls on either side, by the order of sums alone.
+    """
     found: dict[str, Attack] = {}
     for case in attack_cases.CASES:
         if find_spec(_LIBRARIES.get(case.method, "harness")) is None:
             continue
         settings = case.with_epsilons(case.epsilons[-1:])
+        if settings.method == "deepfool":
+            settings = attack_cases.like(settings, overshoot=0.02)
         changed = settings.model_dump(exclude_defaults=True, exclude={"method", "epsilon", "arguments"})
         words = [f"{name} {value}" for name, value in changed.items()]
         found[", ".join([case.method, *words])] = settings
@@ -174,7 +179,8 @@ def attack(
     """Success and l2 of each image, on the device and on the CPU.
 
     An image at the edge may fall on another side where sums are made in another order: one in ten, and of
-    distances one in ten, one in four with gradients in bfloat16.
+    distances one in ten, one in four with gradients in bfloat16. (Another convolution of the CPU's, in place
+    of oneDNN's, changes one image in 32 at most.)
     """
     target = target or small()
     (left, mine), (left_there, theirs) = (_attacked(target, settings, on, count) for on in (CPU, device))
