@@ -12,7 +12,7 @@ from harness.errors import HarnessError, did_you_mean
 def presets() -> dict[str, Path]:
     """Preset name -> its YAML file."""
     folder = Path(str(resources.files("harness.study"))) / "presets"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def read(name_or_path: str) -> dict[str, Any]:
