@@ -4,8 +4,8 @@ Without a network, ``python tests/gpu/check.py --wheels FOLDER`` takes what this
 of wheels; what it has (a torch of its own) stays. ``--device cpu --short`` runs the order on small sizes. At
 the end a table (what, value, floor), and a file to keep with it and a profile. Exits with 1 after a failure.
 
-Floors are what would show that something is wrong, not what is hoped for: a third or less of what was reckoned
-for an H100 (docs/gpu.md). Of a GPU whose peak is not known only what must be equal is judged.
+Floors are what would show that something is wrong, not what is hoped for: a third or less of what was
+reckoned for an H100 (docs/gpu.md). Of a GPU whose peak is not known only what must be equal is judged.
 """
 
 import argparse

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 from unittest import mock
 
@@ -36,7 +35,6 @@ from harness.networks.objective import Inputs, supervised
 from harness.networks.training import Training, TrainingSettings
 
 CPU = torch.device("cpu")
-_LIBRARIES = {"foolbox": "foolbox", "art": "art", "torchattacks": "torchattacks"}
 
 
 @contextmanager
@@ -153,8 +151,6 @@ def attack_settings() -> dict[str, Attack]:
     """
     found: dict[str, Attack] = {}
     for case in attack_cases.CASES:
-        if find_spec(_LIBRARIES.get(case.method, "harness")) is None:
-            continue
         settings = case.with_epsilons(case.epsilons[-1:])
         if settings.method == "deepfool":
             settings = attack_cases.like(settings, overshoot=0.02)

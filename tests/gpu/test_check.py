@@ -108,8 +108,8 @@ def test_wheels_fill_what_is_lacking(tmp_path, monkeypatch):
 
 def test_all_attacks_are_compared():
     methods = {settings.method for settings in same.attack_settings().values()}
-    optional = {name for name in same._LIBRARIES if name in ATTACKS}
-    assert methods | optional == ATTACKS.keys() - FROM_OUTSIDE
+    libraries = {"foolbox", "art", "torchattacks"}  # those that are installed are among them
+    assert methods | libraries == ATTACKS.keys() - FROM_OUTSIDE
 
 
 def altered(tensors, by):
