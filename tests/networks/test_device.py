@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from conftest import Silence
 from torch import distributed, nn
 
 from harness import nvidia
@@ -13,7 +14,10 @@ from harness.library import attack as library
 from harness.networks import device
 from harness.networks.classifier import Classifier
 from harness.networks.training import Training, TrainingSettings
+from harness.pipeline.run import prepare, run_steps
 from harness.results.cells import hardware
+from harness.results.store import Store
+from harness.study.reading import build
 
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 12040). Please update your GPU driver"
 GPU = "NVIDIA H100 80GB HBM3"
@@ -91,6 +95,18 @@ def test_facts_of_a_gpu(machine, monkeypatch):
     facts = {**hardware(), **device.cuda_versions()}
     assert (facts["gpus"], facts["driver"]) == ([GPU, "NVIDIA L4"], "580.95.05")
     assert (facts["cuda"], facts["cudnn"]) == ("13.2", "92600")
+
+
+@pytest.mark.skipif(not torch.version.cuda, reason="this torch is built for CPUs")
+def test_cells_name_the_machines_gpu(machine, tiny, tmp_path):
+    """Those of the process that was started, and a training's: whatever they were computed on."""
+    machine([f"580.95.05, {GPU}"], visible="")
+    run = prepare(build(tiny), Store(tmp_path / "results"), None, Silence())
+    run_steps(run, ("bound", "base-network"))
+    for cell in (run.plan.bounds["test"], run.plan.bases[0].cell):
+        facts = run.store.metadata(cell.path)["facts"]
+        assert (facts["gpus"], facts["driver"]) == ([GPU], "580.95.05")
+        assert facts["cuda"] == torch.version.cuda and facts["cudnn"]
 
 
 FLAGS = ("allow_tf32", "benchmark", "deterministic")
