@@ -3,6 +3,7 @@
 # make load  500 tiny cells, then a bound of 200,000 images: time and memory (half an hour)
 # make check lint, types and import directions
 # make cluster-test   a Ray cluster of two machines, made of this one (root on Linux; skipped elsewhere)
+# make gpu-check   the first half hour on a GPU machine, stopping at the first failure; writes gpu-check.md
 # make faults a study through fifty faults and more, half an hour; Linux, root, a C compiler
 PYTHON ?= python3
 VENV   ?= .venv
@@ -11,7 +12,7 @@ BIN    := $(VENV)/bin
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STUDY  ?= quick
 
-.PHONY: run test cluster-test load check faults install clean
+.PHONY: run test cluster-test load check gpu-check faults install clean
 run: install
 	$(BIN)/harness run $(STUDY)
 
@@ -30,6 +31,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+gpu-check: install
+	$(BIN)/python tests/gpu/check.py
 
 faults: install
 	PYTHONPATH=tests $(BIN)/python -m faults --study $(STUDY) --table results/reference/faults.csv

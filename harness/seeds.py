@@ -1,7 +1,8 @@
 """Randomness as an argument: seeds derived by name, and draws addressed by image.
 
 A draw depends on (seed, image id, draw index, pixel) and on nothing else: not on the batch, the
-shard, the device or a global generator. The number of workers can therefore change no number.
+shard or a global generator. The number of workers can therefore change no number. Words and uniform draws
+are the same bits on every device; normal draws differ in their last ones, as logarithm and cosine do.
 """
 
 import hashlib

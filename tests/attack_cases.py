@@ -3,6 +3,7 @@
 ``digits`` is a small trained network, ``linear`` one whose smallest perturbations are known in closed form.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -47,11 +48,20 @@ AUTOATTACK = AutoAttack(
     fab_steps=5,
     queries=20,
 )
-FOOLBOX = FoolboxAttack(
-    method="foolbox", attack="LinfBasicIterativeAttack", epsilon=(0.05, 0.3), arguments={"steps": 10}
-)
-ART = ArtAttack(method="art", attack="FastGradientMethod", epsilon=(0.05, 0.3))
-TORCHATTACKS = TorchattacksAttack(method="torchattacks", attack="FGSM", epsilon=(0.05, 0.3))
+# One of each library that is installed.
+ADAPTERS: list[Any] = [
+    adapter.model_validate({"epsilon": (0.05, 0.3), **settings})
+    for library, adapter, settings in (
+        (
+            "foolbox",
+            FoolboxAttack,
+            {"method": "foolbox", "attack": "LinfBasicIterativeAttack", "arguments": {"steps": 10}},
+        ),
+        ("art", ArtAttack, {"method": "art", "attack": "FastGradientMethod"}),
+        ("torchattacks", TorchattacksAttack, {"method": "torchattacks", "attack": "FGSM"}),
+    )
+    if find_spec(library)
+]
 NAMED = {"foolbox": "LinfPGD", "art": "FastGradientMethod", "torchattacks": "PGD"}  # one of each library
 
 
@@ -103,9 +113,7 @@ CASES: list[Any] = [
     like(SQUARE, ball="l2", epsilon=(0.5, 2.0)),
     like(SQUARE, ball="l1", epsilon=(1.0, 8.0)),
     AUTOATTACK,
-    FOOLBOX,
-    ART,
-    TORCHATTACKS,
+    *ADAPTERS,
 ]
 CASES += [like(case, gradients="bfloat16") for case in (DEEPFOOL, WARM, DDN, PGD, EARLY, FMN, APGD, APGD_T)]
 

@@ -3,6 +3,7 @@
 import atexit
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ os.environ.update(
     AWS_ACCESS_KEY_ID="testing", AWS_SECRET_ACCESS_KEY="testing", AWS_EC2_METADATA_DISABLED="true"
 )
 DATA = os.environ.get("HARNESS_DATA")
+HAS_GPU = torch.cuda.is_available()
 
 
 def pytest_unconfigure() -> None:
@@ -27,13 +29,33 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU and data tests say why they are skipped; tests that need Ray come last, so that it starts once."""
     for item in items:
-        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        if item.get_closest_marker("gpu") and not HAS_GPU:
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
         if item.get_closest_marker("data") and not DATA:
             item.add_marker(pytest.mark.skip(reason="HARNESS_DATA names no data folder"))
         if item.get_closest_marker("cluster") and "HARNESS_TWO_HOSTS" not in os.environ:
             item.add_marker(pytest.mark.skip(reason="needs machines of its own: make cluster-test"))
     items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+
+
+@contextmanager
+def on_the_cpu() -> Iterator[None]:
+    """This machine without its GPU: for torch here, and for the processes that are started meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(torch.cuda, "device_count", lambda: 0)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Only tests that are marked so use a GPU; the others compare with sums made on the CPU.
+
+    Around a test's fixtures, too, however long they live.
+    """
+    with nullcontext() if item.get_closest_marker("gpu") else on_the_cpu():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +72,7 @@ def ray_session() -> Iterator[None]:
         address="local",
         runtime_env={"env_vars": {"PYTHONPATH": _import_path()}},
         num_cpus=4,
+        num_gpus=0,
         include_dashboard=False,
         object_store_memory=150_000_000,
         log_to_driver=False,

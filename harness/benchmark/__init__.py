@@ -14,6 +14,7 @@ from harness.benchmark.setting import FULL, GPU, SMOKE, Setting, Sizes
 from harness.benchmark.timing import OURS, Case, Contender, measure
 from harness.cluster.connection import connect
 from harness.errors import HarnessError, did_you_mean
+from harness.networks.device import cuda_versions
 from harness.results.cells import Cell, hardware
 from harness.results.store import Store
 from harness.study.compute import ComputeSpec
@@ -68,7 +69,7 @@ def run(
                 cell = _cell(case, repeats)
                 if again or not store.is_done(cell):
                     rows = measure(case, repeats, partial(on_turn, case.name))
-                    store.write(cell, rows, **hardware())
+                    store.write(cell, rows, **_machine())
                     measured += 1
     return measured
 
@@ -84,6 +85,10 @@ def _check(setting: Setting, parts: tuple[str, ...]) -> None:
         )
 
 
+def _machine() -> dict[str, Any]:
+    return {**hardware(), **cuda_versions()}
+
+
 def _cell(case: Case, repeats: int) -> Cell:
     """Where a case's rows belong: the machine and its versions are part of what was measured."""
     columns: dict[str, Any] = {
@@ -95,5 +100,5 @@ def _cell(case: Case, repeats: int) -> Cell:
     }
     columns |= {name: case.shape.get(name) for name in ("images", "values", "classes")}
     contenders = [(contender.name, contender.measured, contender.note) for contender in case.contenders]
-    settings = {"contenders": contenders, "repeats": repeats, "on": hardware()}
+    settings = {"contenders": contenders, "repeats": repeats, "on": _machine()}
     return Cell("benchmark", {"part": case.part}, columns, settings)

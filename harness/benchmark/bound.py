@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from harness.benchmark import peers
 from harness.benchmark.setting import Setting, Subject
@@ -32,7 +33,7 @@ def cases(setting: Setting) -> Iterator[Case]:
         images = len(dataset.train.ids)
         queries = images + len(dataset.test.ids)
         pairs = queries * images
-        workers = dict.fromkeys((setting.threads, 1))
+        workers = dict.fromkeys((setting.workers, 1))
         contenders = [_step(setting, subject, count, pairs) for count in workers]
         contenders += _brute(setting, dataset)
         name = f"{subject.title}: {queries:,} queries, {images:,} images"
@@ -59,7 +60,7 @@ def _step(setting: Setting, subject: Subject, workers: int, pairs: int) -> Conte
         folder.cleanup()
         return {}
 
-    name = OURS if workers == setting.threads else f"{OURS}, one worker"
+    name = OURS if workers == setting.workers else f"{OURS}, one worker"
     note = f"{workers} Ray workers" if workers > 1 else "1 Ray worker"
     return Contender(name, run, pairs, note, prepared, warm_up=lambda: None)
 
@@ -97,7 +98,8 @@ def _brute(setting: Setting, dataset: Dataset) -> Iterator[Contender]:
         distance = nearest.search_tiled(sample, train, False).any_class.distance
         return {"agreement": float(np.mean(distance == expected))}
 
-    note = f"{count:,} queries, scaled"
+    where = "" if setting.device.type == "cpu" else ", on the CPU"
+    note = f"{count:,} queries, scaled{where}"
     yield Contender("FAISS L1, tiled", tiled, count * len(database), note, warm_up=lambda: None)
     # The slow ones get a part: a twentieth is still seconds.
     for name, call in peers.NEAREST.items():
@@ -107,12 +109,15 @@ def _brute(setting: Setting, dataset: Dataset) -> Iterator[Contender]:
             distance = np.rint(call(queries[:some], database, setting.threads)).astype(np.int64)
             return {"agreement": float(np.mean(distance == expected[:some]))}
 
-        note = f"{some:,} queries, scaled"
+        note = f"{some:,} queries, scaled{where}"
         yield Contender(name, run, some * len(database), note, warm_up=lambda: None)
 
 
 def growth(setting: Setting) -> Iterator[Case]:
-    """Time and candidates a query, against the number of images and of values; one thread, no Ray."""
+    """Time and candidates a query of the filter for CPUs, against the number of images and of values.
+
+    One thread, no Ray; on a machine with a GPU as on any other.
+    """
     for subject in setting.subjects:
         every = setting.load(subject, setting.sizes.limit)
         sizes = [n for n in setting.sizes.growth if n <= len(every.train.ids)]
@@ -141,7 +146,8 @@ def _growth(setting: Setting, title: str, dataset: Dataset) -> Case:
 
     name = f"{title}: {shape['images']:,} x {shape['values']:,}"
     contenders = (Contender(OURS, run, count),)
-    return Case("growth", name, "queries", count, 1, device_name(setting.device), contenders, shape)
+    on = device_name(torch.device("cpu"))
+    return Case("growth", name, "queries", count, 1, on, contenders, shape)
 
 
 def _resized(images: Images, factor: float) -> Images:

@@ -74,14 +74,21 @@ def _of_world(
     """The study's trainings, each by ``world`` workers."""
     note = "one worker a training" if world == 1 else f"DDP over {world} workers"
     name = f"{OURS}, world size {world}"
+    if world > setting.workers:
+        return Contender(name, None, measured, f"{note}: not on {_room(setting)}")
     return Contender(name, run, measured, note, lambda: _prepare(study, setting), lambda: None)
+
+
+def _room(setting: Setting) -> str:
+    one = "GPU" if setting.device.type == "cuda" else "thread"
+    return f"{setting.workers} {one}{'' if setting.workers == 1 else 's'}"
 
 
 def _case_of_worlds(
     setting: Setting, part: str, name: str, unit: str, amount: int, contender: Callable[[int], Contender]
 ) -> Case:
     worlds = (2,) if setting.sizes is SMOKE else (1, 2)
-    contenders = tuple(contender(world) for world in worlds if world <= setting.threads)
+    contenders = tuple(contender(world) for world in worlds)
     return Case(part, name, unit, amount, setting.threads, device_name(setting.device), contenders)
 
 

@@ -3,7 +3,7 @@
 Each peer's settings stand here, once. A peer that is not installed is reported as not measured.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
 
@@ -137,12 +137,14 @@ def _art(attack: str, network: nn.Module, x: Tensor, targets: Tensor | None) -> 
 
     classes = network(x[:1]).shape[1]
     shape = tuple(x.shape[1:])
+    # It moves the network to its device, which others share: let that be where the network is.
+    kind = "cpu" if x.device.type == "cpu" else "gpu"
     model = PyTorchClassifier(
-        network, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 1), device_type="cpu"
+        network, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 1), device_type=kind
     )
-    y = None if targets is None else F.one_hot(targets, classes).numpy()
-    made = getattr(evasion, attack)(model, verbose=False).generate(x.numpy(), y=y)
-    return [torch.from_numpy(made)]
+    y = None if targets is None else F.one_hot(targets, classes).cpu().numpy()
+    made = getattr(evasion, attack)(model, verbose=False).generate(x.cpu().numpy(), y=y)
+    return [torch.from_numpy(made).to(x.device)]
 
 
 # A whole number of pairs on MNIST: torchattacks rounds half a pair up, the paper down.
@@ -201,17 +203,14 @@ def plain_defense(
 ) -> None:
     """One epoch of the defense as a first version would be written.
 
-    Float images come from a DataLoader, and the base network is asked in every step. ``images`` float32 [N,
-    C, H, W] in [0, 1], ``sigma`` [N]; every image n times, with fresh noise.
+    Float images come batch by batch, and the base network is asked in every step. ``images`` float32 [N, C,
+    H, W] in [0, 1], ``sigma`` [N]; every image n times, with fresh noise. On a GPU it ends when that is done.
     """
-    from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
-
-    samples: Any = ConcatDataset([TensorDataset(images, sigma)] * n)
-    loader: Any = DataLoader(samples, batch_size=batch_size, shuffle=True)
+    batches = _loaded if images.device.type == "cpu" else _indexed
     optimizer = torch.optim.Adam(student.parameters(), lr=rate)
     student.train()
     teacher.eval()
-    for x, s in loader:
+    for x, s in batches(images, sigma, n, batch_size):
         with torch.no_grad():
             expected = teacher(x).log_softmax(1)
         perturbed = x + s.view(-1, 1, 1, 1) * torch.randn_like(x)
@@ -220,3 +219,24 @@ def plain_defense(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    if images.device.type == "cuda":
+        torch.cuda.synchronize(images.device)
+
+
+_Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def _loaded(images: Tensor, sigma: Tensor, n: int, batch_size: int) -> _Batches:
+    """By a DataLoader, as tutorials have it."""
+    from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
+
+    samples: Any = ConcatDataset([TensorDataset(images, sigma)] * n)
+    loader: Any = DataLoader(samples, batch_size=batch_size, shuffle=True)
+    return loader
+
+
+def _indexed(images: Tensor, sigma: Tensor, n: int, batch_size: int) -> _Batches:
+    """By one index a batch of images that lie on a GPU: a DataLoader would launch kernels for each image."""
+    order = torch.randperm(n * len(images), device=images.device) % len(images)
+    for batch in order.split(batch_size):
+        yield images[batch], sigma[batch]

@@ -79,6 +79,11 @@ class Setting:
     device: torch.device
 
     @cached_property
+    def workers(self) -> int:
+        """Of a step at once: a GPU each where this one computes on GPUs, else a thread each."""
+        return torch.cuda.device_count() if self.device.type == "cuda" else self.threads
+
+    @cached_property
     def subjects(self) -> tuple[Subject, ...]:
         """MNIST and CIFAR-10 where their files are in the data folder; digits for a smoke test.
 

@@ -70,10 +70,11 @@ def _epoch(setting: Setting, subject: Subject, network: Architecture) -> Case:
         peers.plain_defense(state, f1, as_input(pixels), sigma, _PERTURBATIONS, 128, _RATE)
         return {}
 
+    batches = "DataLoader" if on.type == "cpu" else "batches indexed on the GPU"
     contenders = (
         ours(OURS, "float32"),
         ours(f"{OURS}, bf16", "bfloat16"),
-        Contender("plain loop", plain, samples, "DataLoader, teacher in every step, float32", fresh),
+        Contender("plain loop", plain, samples, f"{batches}, teacher in every step, float32", fresh),
     )
     title = "VGG16" if network.architecture == "vgg16" else f"small network (width {subject.width})"
     name = f"{subject.title}: defense epoch, {title}"

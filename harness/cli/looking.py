@@ -117,8 +117,8 @@ def show(study: str, overrides: tuple[str, ...]) -> None:
 @click.command()
 def studies() -> None:
     """The presets."""
-    from harness.study.reading import presets
+    from harness.study.files import presets
 
     for name, path in presets().items():
         first = path.read_text().splitlines()[0].removeprefix("# ")
-        click.echo(f"{name:<14} {first}")
+        click.echo(f"{name:<18} {first}")

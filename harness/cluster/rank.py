@@ -16,7 +16,7 @@ from harness.defenses.defense import Defense
 from harness.errors import HarnessError
 from harness.networks.build import build
 from harness.networks.classifier import Classifier, from_tensors, to_tensor, to_tensors
-from harness.networks.device import device
+from harness.networks.device import cuda_versions, device
 from harness.networks.objective import Inputs, Objective, supervised
 from harness.networks.training import Training
 from harness.results import checkpoints
@@ -169,5 +169,6 @@ class Rank:
             checkpoints.save(self._store.folder, cell, self._training.state(), {"rows": rows})
             return
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        self._store.write(cell, columns, to_tensors(self._training.network), **hardware())
+        facts = {**hardware(), **cuda_versions()}
+        self._store.write(cell, columns, to_tensors(self._training.network), **facts)
         checkpoints.drop(self._store.folder, cell)

@@ -18,7 +18,7 @@ from harness.evaluation.randomised import draws_of, fresh, judged, perturbed
 from harness.extensions import FOREIGN
 from harness.library.bound import Bound, as_array
 from harness.networks.classifier import as_input
-from harness.networks.device import device
+from harness.networks.device import full_precision
 from harness.settings import Mistakes, validated
 
 
@@ -225,11 +225,11 @@ def _predicted(network: nn.Module, images: Tensor, ids: Tensor, batch_size: int)
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """float32 without TF32 meanwhile, as a study computes: see ``device``. As it was afterwards."""
+    """float32 without TF32 meanwhile, as a study computes: see ``full_precision``. As it was afterwards."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    device()
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic
+    full_precision()
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.data.datasets import Images
+from harness.errors import Failed, HarnessError
 from harness.neighbours.classes import Classes, blocks_by_class, tiles
 
 QUERY_BLOCK = 256  # queries compared with a tile at once
@@ -162,6 +163,18 @@ def _nearest(measured: np.ndarray, ids: np.ndarray) -> Nearest:
 # --- FAISS -----------------------------------------------------------------------------------------
 
 
+def _faiss() -> Any:
+    """The module; HarnessError where it can't be loaded. Its GPU build says so by a RuntimeError."""
+    try:
+        import faiss
+    except (ImportError, RuntimeError, OSError) as error:
+        raise HarnessError(
+            f"FAISS can't be loaded: {Failed.of(error).reason} (install the harness with [cpu] or [gpu]; "
+            "faiss-gpu needs nvidia-cuda-runtime-cu12, nvidia-cublas-cu12 and nvidia-curand-cu12)"
+        ) from error
+    return faiss
+
+
 def distances(queries: np.ndarray, tile: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """l1 distances [Q, T] of float32 rows of integers: exact for rows of 0..255, however long.
 
@@ -178,11 +191,10 @@ def distances(queries: np.ndarray, tile: np.ndarray, out: np.ndarray | None = No
 
 def _sums(queries: np.ndarray, tile: np.ndarray, out: np.ndarray) -> np.ndarray:
     """FAISS's float32 l1 distances of all pairs."""
-    import faiss
-
+    faiss = _faiss()
     queries, tile = np.ascontiguousarray(queries), np.ascontiguousarray(tile)
     assert out.dtype == np.float32 and out.flags.c_contiguous and out.shape == (len(queries), len(tile))
-    faiss.pairwise_extra_distances(  # type: ignore[attr-defined]
+    faiss.pairwise_extra_distances(
         queries.shape[1],
         len(queries),
         faiss.swig_ptr(queries),
@@ -197,11 +209,10 @@ def _sums(queries: np.ndarray, tile: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 def hamming(queries: np.ndarray, tile: np.ndarray, out: np.ndarray) -> None:
     """Number of bits that differ: uint8 codes [Q, B], [T, B], C-contiguous, to ``out`` int32 [Q, T]."""
-    import faiss
-
+    faiss = _faiss()
     assert out.dtype == np.int32 and out.flags.c_contiguous and out.shape == (len(queries), len(tile))
     assert queries.shape[1] == tile.shape[1] and queries.flags.c_contiguous and tile.flags.c_contiguous
-    faiss.hammings(  # type: ignore[attr-defined]
+    faiss.hammings(
         faiss.swig_ptr(queries),
         faiss.swig_ptr(tile),
         len(queries),
@@ -213,11 +224,11 @@ def hamming(queries: np.ndarray, tile: np.ndarray, out: np.ndarray) -> None:
 
 def gpu_distances() -> Callable[[Any, Any], Any] | None:
     """FAISS's float32 l1 distances of all pairs of rows of two CUDA tensors; None where it has no GPU."""
-    import faiss
-
+    faiss = _faiss()
     if not hasattr(faiss, "StandardGpuResources"):
         return None
     import faiss.contrib.torch_utils  # lets FAISS take tensors
 
     resources = faiss.StandardGpuResources()
+    resources.setTempMemory(0)  # else 1.5 GB of every worker's GPU: all pairs of tensors there need none
     return lambda queries, tile: faiss.pairwise_distance_gpu(resources, queries, tile, metric=faiss.METRIC_L1)

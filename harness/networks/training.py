@@ -77,8 +77,13 @@ class Training:
         self.rows: list[dict[str, Any]] = []
         self._wrapped: nn.Module = self.network
         if world > 1:
-            # Gradients live in the buffers that are sent: no copy.
-            self._wrapped = nn.parallel.DistributedDataParallel(self.network, gradient_as_bucket_view=True)
+            self._wrapped = nn.parallel.DistributedDataParallel(
+                self.network,
+                gradient_as_bucket_view=True,  # gradients live in the buffers that are sent: no copy
+                # Those of batch normalisation are refused with several workers. What else a body may keep
+                # (another's code) follows rank 0; mean and std are constants, nothing to send in each step.
+                broadcast_buffers=any(True for _ in self.network.body.buffers()),
+            )
         self._in_training = InTraining(self.network, self._wrapped, self.device, settings.precision)
         self._peak = peak_flops(self.device, settings.precision)
         self._flops: float | None = None

@@ -46,9 +46,9 @@ def _has_gpu(cluster: Cluster) -> bool:
     """Whether workers find a GPU: one of the cluster, or this process's own where it does the work."""
     if not cluster.local:
         return cluster.gpus > 0
-    import torch
+    from harness.networks.device import device
 
-    return torch.cuda.is_available()
+    return device().type == "cuda"
 
 
 def _price(quote: Quote) -> Price:

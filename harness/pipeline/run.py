@@ -143,7 +143,7 @@ class Run:
     def keep(self, cell: Cell, rows: Rows, tensors: Mapping[str, np.ndarray] | None = None) -> None:
         """Write a finished cell; one whose code from outside is no longer what it was planned with fails."""
         try:
-            self.store.write(cell, rows, tensors, **hardware())
+            self.store.write(cell, rows, tensors, **_facts())
         except Moved as error:
             self.fail([cell], Failed(str(error)))
 
@@ -166,6 +166,16 @@ class Run:
             on_task(task)
             if len(mine) == len(groups[index][1]):
                 yield groups[index][0], _whole(parts.pop(index))
+
+
+def _facts() -> dict[str, Any]:
+    """What a cell was made on and with; on a machine with a GPU its CUDA, too, for which torch is asked."""
+    facts = hardware()
+    if "gpus" in facts:
+        from harness.networks.device import cuda_versions
+
+        facts |= cuda_versions()
+    return facts
 
 
 def _whole(results: dict[int, Any]) -> list[Any] | Failed:

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from harness import nvidia
 from harness.results.records import SCHEMA_VERSION, SCHEMAS
 
 TENSORS, FAILURES = "tensors", "failures"  # folders of what a cell has beside its Parquet file
@@ -77,11 +78,20 @@ def failure_path(path: Path) -> Path:
 
 
 def hardware() -> dict[str, Any]:
-    """What a cell was made on and with: kept beside its spec, never part of its key."""
+    """What a cell was made on and with: kept beside its spec, never part of its key.
+
+    What only torch knows, ``networks.device.cuda_versions`` adds: results are read without it.
+    """
     versions = {}
     attacking = ("foolbox", "adversarial-robustness-toolbox", "torchattacks", "timm", "torchvision")
     for name in ("harness", "torch", "numpy", "faiss-cpu", "faiss-gpu", *attacking, "ray", "pyarrow"):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    machine = {"host": platform.node(), "machine": platform.machine(), "cores": os.cpu_count()}
+    machine: dict[str, Any] = {
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+    if driver := nvidia.driver():
+        machine |= {"gpus": list(driver.gpus), "driver": driver.version}
     return {**machine, "python": platform.python_version(), "versions": versions}

@@ -1,4 +1,4 @@
-"""How a study is read: a preset or a YAML file with changes, and a report of all its mistakes at once.
+"""How a study is read: from a file's settings with changes, and a report of all its mistakes at once.
 
 Each mistake is a line: its dotted path, what was expected and what came.
 """
@@ -6,8 +6,6 @@ Each mistake is a line: its dotted path, what was expected and what came.
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any, get_args
 
 import yaml
@@ -19,6 +17,7 @@ from harness.errors import HarnessError, did_you_mean
 from harness.extensions import FOREIGN
 from harness.networks import NETWORKS
 from harness.settings import Mistakes, Settings, sentence
+from harness.study.files import read
 from harness.study.spec import Study
 
 _SETTINGS_LIMIT = 1_000_000  # characters of a study as JSON; the presets have about 2,000
@@ -50,61 +49,16 @@ _KINDS = {
 }
 
 
-def presets() -> dict[str, Path]:
-    """Preset name -> its YAML file."""
-    folder = Path(str(resources.files("harness.study"))) / "presets"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
 def load(name_or_path: str, overrides: tuple[str, ...] = ()) -> Study:
     """The study of a preset's name or a YAML file, with ``a.b=value`` overrides applied in order.
 
     Raises HarnessError that lists every mistake: unknown keys with a suggestion, wrong values with
     what was expected and what came.
     """
-    data = _mapping(_file(name_or_path))
+    data = read(name_or_path)
     for override in overrides:
         _override(data, override)
     return build(data)
-
-
-def _file(name_or_path: str) -> Path:
-    known = presets()
-    path = known.get(name_or_path, Path(name_or_path))
-    try:
-        is_there = path.is_file()
-    except OSError:  # a name too long for a path
-        is_there = False
-    if not is_there:
-        suggestion = did_you_mean(name_or_path, known)
-        raise HarnessError(f"no study '{name_or_path}': neither a preset nor a YAML file{suggestion}")
-    return path
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice: PyYAML would take the last one without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        given: dict[str, yaml.ScalarNode] = {}
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and given.setdefault(key.value, key) is not key:
-                first = given[key.value].start_mark.line + 1
-                problem = f"'{key.value}' is given twice, first in line {first}"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.load(path.read_text(), _Loader)
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # PyYAML lets the ValueErrors of odd numbers and dates through.
-        raise HarnessError(f"{path}: not a YAML file: {error}") from error
-    if not isinstance(data, dict):
-        raise HarnessError(f"{path}: expected a mapping of settings, got {type(data).__name__}")
-    return data
 
 
 def build(data: dict[str, Any]) -> Study:

@@ -9,7 +9,7 @@ import torch
 from conftest import images
 
 from harness import benchmark
-from harness.benchmark import peers
+from harness.benchmark import bound, grid, peers
 from harness.benchmark.timing import QUALITIES, Case, Contender, measure
 from harness.defenses.imperceptible_bound import ImperceptibleBound
 from harness.errors import HarnessError
@@ -166,3 +166,90 @@ def test_every_case_runs_once(ray_session: None, tmp_path: Path):
     # What is measured is not measured again, unless asked for.
     assert benchmark.run(store, setting, ("growth", "gpu"), 1, False, say_nothing) == 0
     assert benchmark.run(store, setting, ("gpu",), 1, True, say_nothing) == 3
+
+
+# --- on a machine with a GPU --------------------------------------------------------------------------
+
+
+def on_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> benchmark.Setting:
+    """Eight cores and so many GPUs."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    return benchmark.Setting(None, benchmark.SMOKE, 8, torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("gpus", "measured"), [(1, False), (2, True)])
+def test_a_training_over_two_workers_needs_two_gpus(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, measured: bool
+):
+    setting = on_gpus(monkeypatch, gpus)
+    for cases in (grid.grid, grid.ddp):
+        (contender,) = next(cases(setting)).contenders
+        assert (contender.run is not None) is measured
+        assert contender.note == "DDP over 2 workers" + ("" if measured else ": not on 1 GPU")
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(1, [1]), (4, [4, 1])])
+def test_the_bound_has_a_worker_for_each_gpu(monkeypatch: pytest.MonkeyPatch, gpus: int, workers: list[int]):
+    case = next(bound.cases(on_gpus(monkeypatch, gpus)))
+    ours = [contender.note for contender in case.contenders if contender.name.startswith("harness")]
+    assert ours == [f"{count} Ray worker{'s' if count > 1 else ''}" for count in workers]
+    assert case.device == "cuda NVIDIA H100 80GB HBM3"
+    others = [contender for contender in case.contenders if not contender.name.startswith("harness")]
+    assert others and all(contender.note.endswith(", on the CPU") for contender in others)
+
+
+def test_the_growth_of_the_filter_is_the_cpus(monkeypatch: pytest.MonkeyPatch):
+    assert next(bound.growth(on_gpus(monkeypatch, 1))).device.startswith("cpu ")
+
+
+class Elsewhere:
+    """Images on another device, as ART meets them: numpy can't read them there."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values, self.shape, self.device = values, values.shape, torch.device("meta")
+
+    def __getitem__(self, part: Any) -> torch.Tensor:
+        return self._values[part]
+
+    def cpu(self) -> torch.Tensor:
+        return self._values
+
+    def numpy(self) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+@pytest.mark.parametrize(("device", "kind"), [("meta", "gpu"), ("cpu", "cpu")])
+def test_art_takes_the_network_where_it_is(monkeypatch: pytest.MonkeyPatch, device: str, kind: str):
+    pytest.importorskip("art", reason="ART is not installed: pip install 'harness[reference]'")
+    from art.attacks import evasion
+    from art.estimators import classification
+
+    given: list[Any] = []
+
+    class Attack:
+        def __init__(self, model: Any, verbose: bool) -> None:
+            given.append(model)
+
+        def generate(self, x: np.ndarray, y: np.ndarray | None) -> np.ndarray:
+            return 1 - x
+
+    monkeypatch.setattr(classification, "PyTorchClassifier", lambda *_, device_type, **__: device_type)
+    monkeypatch.setattr(evasion, "SaliencyMapMethod", Attack)
+    some = images(0, 6, 3, (1, 8, 8))
+    values, labels = as_input(torch.from_numpy(some.pixels)), torch.from_numpy(some.labels)
+    network = build(ConvNet(width=4), some.pixels, 3, 7).eval()
+    x: Any = values if device == "cpu" else Elsewhere(values)
+    (made,) = peers.art_jsma(network, x, labels, labels, ())
+    assert given == [kind] and made.device.type == device
+
+
+def test_both_kinds_of_batches_hold_every_image_as_often():
+    x, sigma = torch.arange(10.0).view(10, 1, 1, 1), torch.arange(10.0)
+    for batches in (peers._loaded, peers._indexed):
+        drawn = list(batches(x, sigma, 3, 8))
+        assert [len(part) for part, _ in drawn] == [8, 8, 8, 6]
+        order = torch.cat([part.flatten() for part, _ in drawn])
+        assert torch.equal(order, torch.cat([s for _, s in drawn]))
+        assert torch.equal(order.sort()[0], torch.arange(10.0).repeat_interleave(3))
+        assert not torch.equal(order, order.sort()[0])

@@ -108,7 +108,9 @@ def test_show_and_studies():
     assert code == 0
     assert yaml.safe_load(output)["defenses"]["imperceptible_bound"]["k"] == [3.0]
     code, output = call("studies")
-    assert [line.split()[0] for line in output.splitlines()] == ["cifar10", "mnist", "quick", "tinyimagenet"]
+    full = ("cifar10", "mnist", "tinyimagenet")
+    expected = sorted([*full, *(f"{name}-h100" for name in full), "quick"])
+    assert [line.split()[0] for line in output.splitlines()] == expected
 
 
 def test_help_is_quick_to_import():

@@ -1,14 +1,19 @@
 """Studies: presets build, mistakes are told all at once, each with its path and a suggestion."""
 
+from typing import Any
+
 import pytest
 
 from harness.defenses import DEFENSES
 from harness.errors import HarnessError
 from harness.extensions import FOREIGN
-from harness.study.reading import build, load, presets
+from harness.study.files import presets
+from harness.study.reading import build, load
+
+FULL = ("mnist", "cifar10", "tinyimagenet")
 
 
-@pytest.mark.parametrize("name", ["quick", "mnist", "cifar10", "tinyimagenet"])
+@pytest.mark.parametrize("name", ["quick", *FULL, *(f"{name}-h100" for name in FULL)])
 def test_presets_build_and_survive_a_round_trip(name):
     study = load(name)
     assert study.name == name
@@ -25,6 +30,57 @@ def test_presets_have_the_papers_settings():
         assert set(study.attacks) == {"fgsm", "deepfool", "jsma", "cw_l2"}
     assert load("cifar10").attacks["fgsm"].epsilon == (2 / 255, 4 / 255, 8 / 255, 16 / 255)
     assert load("tinyimagenet").dataset.classes == 40
+
+
+def different(one: Any, other: Any, path: str = "") -> dict[str, Any]:
+    """Dotted path -> the other's value, where two studies as plain data differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = {}
+        for name in one | other:
+            found |= different(one.get(name), other.get(name), f"{path}.{name}".removeprefix("."))
+        return found
+    return {} if one == other else {path: other}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_presets_for_an_h100_are_the_papers_in_other_batches_and_precisions(name):
+    plain, h100 = (load(each).model_dump(mode="json") for each in (name, f"{name}-h100"))
+    attack, training, rate = (512, 256, 0.00014) if name == "tinyimagenet" else (1024, 512, 0.0002)
+    baseline = {"defenses.adversarial_images.batch_size": training} if name == "cifar10" else {}
+    assert different(plain, h100) == {
+        "name": f"{name}-h100",
+        "batch_size": attack,
+        "base.batch_size": training,
+        "base.learning_rate": rate,
+        "defenses.imperceptible_bound.batch_size": training,
+        **baseline,
+        "attacks.deepfool.gradients": "bfloat16",
+        "attacks.cw_l2.gradients": "bfloat16",
+        "white_box.gradients": "bfloat16",
+    }
+    assert plain["batch_size"] == plain["base"]["batch_size"] == 128
+
+
+def test_a_file_may_extend_a_preset(tmp_path):
+    """Groups are merged, a list is replaced, and --set comes last; as if all had been written in one file."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "extends: quick\nname: mine\nbase: {epochs: 3}\nattacks: {fgsm: {epsilon: [0.1, 0.2]}, ddn: {}}\n"
+    )
+    study, quick = load(str(path), ("base.batch_size=32",)), load("quick")
+    assert (study.base.epochs, study.base.batch_size) == (3, 32)
+    assert study.base.learning_rate == quick.base.learning_rate
+    assert study.attacks["fgsm"].epsilon == (0.1, 0.2)
+    assert list(study.attacks) == [*quick.attacks, "ddn"]
+    assert study.defenses == quick.defenses
+
+
+@pytest.mark.parametrize("name", ["quik", "other.yaml", "[quick]"])
+def test_what_is_extended_is_a_preset(tmp_path, name):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extends: {name}\nname: mine\n")
+    with pytest.raises(HarnessError, match="extends: expected a preset, got"):
+        load(str(path))
 
 
 def test_overrides_reach_groups_lists_and_new_keys():
