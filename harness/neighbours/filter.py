@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.data.datasets import Images
+from harness.neighbours import scan
 from harness.neighbours.classes import RowsByClass, Tile, blocks_by_class, split, tiles
 from harness.neighbours.nearest import (
     ALL,
@@ -37,6 +38,7 @@ QUERY_BLOCK = 128  # queries of one class that are filtered together
 BLOCK_BYTES = (
     1 << 24
 )  # of these queries' float32 pixels, and of the images measured at once, for large images
+SCAN_BLOCK = 512  # as many in C
 TILE = 2048  # images bounded at once: their codes and bounds stay in the cache
 BUFFER = 1 << 20  # candidates kept before they are measured: bounds the memory where codes rule out little
 LEVEL_ROWS = 512  # candidates of one query bounded at once
@@ -48,6 +50,8 @@ NEVER = np.iinfo(np.int32).max  # steps: more than any limit
 
 def search(queries: Images, database: Images, same: bool, index: Index, part: slice = ALL) -> Neighbours:
     """What ``nearest.search_tiled`` finds, by the levels of an index of the database."""
+    if scan.Database.usable(database):
+        return _scan(queries, database, same, index, part)
     nearest, work = NearestByClass.none(len(queries.ids)), Work()
     indexed = _Database(database, index)
     flat, ranges = rows_of(queries), index.classes.ranges(part)
@@ -57,6 +61,19 @@ def search(queries: Images, database: Images, same: bool, index: Index, part: sl
         block.search()
         nearest.improve(members, block.nearest)
         work += block.work
+    return nearest.neighbours(work)
+
+
+def _scan(queries: Images, database: Images, same: bool, index: Index, part: slice) -> Neighbours:
+    """The same by the kernel in C."""
+    nearest, work = NearestByClass.none(len(queries.ids)), Work()
+    indexed = scan.Database(database, index)
+    flat, ranges = rows_of(queries), index.classes.ranges(part)
+    for label, members in blocks_by_class(queries.labels, SCAN_BLOCK):
+        ids = queries.ids[members] if same else None
+        found, did = indexed.search(flat[members], ids, split(ranges, label))
+        nearest.improve(members, found)
+        work += did
     return nearest.neighbours(work)
 
 
