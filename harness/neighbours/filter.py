@@ -29,7 +29,6 @@ from harness.neighbours.nearest import (
     Neighbours,
     Work,
     distances,
-    hamming,
     rows_of,
 )
 from harness.neighbours.partition import Index, slack
@@ -50,7 +49,7 @@ NEVER = np.iinfo(np.int32).max  # steps: more than any limit
 
 def search(queries: Images, database: Images, same: bool, index: Index, part: slice = ALL) -> Neighbours:
     """What ``nearest.search_tiled`` finds, by the levels of an index of the database."""
-    if scan.Database.usable(database):
+    if scan.Database.usable(database, index):
         return _scan(queries, database, same, index, part)
     nearest, work = NearestByClass.none(len(queries.ids)), Work()
     indexed = _Database(database, index)
@@ -179,7 +178,7 @@ class _Block:
         """Bounds int32 [Q, T] in steps of the grid, by codes; the query's own error is added to its limit."""
         database = self._database
         steps = database.steps(len(self._pixels), tile.rows.stop - tile.rows.start)
-        hamming(self._codes.bits, database.codes[tile.rows], steps)
+        database.grid.between(self._codes.rows, database.codes[tile.rows], steps)
         np.subtract(steps, database.errors[tile.rows], out=steps)
         if tile.own_class and self._ids is not None:
             steps[self._ids[:, None] == database.ids[tile.rows]] = NEVER

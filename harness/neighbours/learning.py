@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.data.datasets import Images
 from harness.neighbours.classes import tiles
-from harness.neighbours.nearest import EXACT_VALUES, distances, hamming, rows_of
+from harness.neighbours.nearest import EXACT_VALUES, distances, rows_of
 from harness.neighbours.partition import Grid, Index, Partition, build
 
 # Less than this is compared sooner than a partition is learned: pixel differences, about 3 s.
@@ -156,7 +156,7 @@ class _Trial:
         """The share of all pairs that a grid's bounds leave."""
         queries, images = grid.encode(self.queries), grid.encode(self.images)
         differing = np.empty(self.limit.shape, np.int32)
-        hamming(queries.bits, images.bits, differing)
+        grid.between(queries.rows, images.rows, differing)
         bounds = grid.step * differing.astype(np.int64) - queries.errors[:, None] - images.errors
         return float((bounds <= self.limit).mean())
 

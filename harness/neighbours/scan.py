@@ -90,12 +90,13 @@ class Database:
         }
         self._level_rows = [np.ascontiguousarray(level.rows) for level in index.levels]
         self._sizes = {"words": index.codes.shape[1] // 8, "values": flat.shape[1], "step": index.grid.step}
-        self._scratch = _aligned(index.codes.shape[1] * TILE)
+        self._scratch = np.empty(index.codes.shape[1] * TILE, np.uint8)
 
     @staticmethod
-    def usable(images: Images) -> bool:
-        """Whether there is a kernel on this machine for images of this size."""
-        return 255 * rows_of(images).shape[1] <= LARGEST_SUM and kernel() is not None
+    def usable(images: Images, index: Index) -> bool:
+        """Whether the kernel can search these images on this machine."""
+        fits = 255 * rows_of(images).shape[1] <= LARGEST_SUM
+        return fits and not index.grid.unary and kernel() is not None
 
     def search(
         self, pixels: np.ndarray, ids: np.ndarray | None, rows: RowsByClass
@@ -124,7 +125,7 @@ class Database:
         )
         queries = _Queries(
             len(pixels),
-            *map(_address, (codes.bits, codes.errors, pixels, ids)),
+            *map(_address, (codes.rows, codes.errors, pixels, ids)),
             (_Pointer * 2)(*(_address(one.distance) for one in both)),
             (_Pointer * 2)(*(_address(one.id) for one in both)),
         )
@@ -146,10 +147,3 @@ def _array(array: np.ndarray, dtype: type) -> np.ndarray:
 
 def _address(array: np.ndarray | None) -> int | None:
     return None if array is None else array.ctypes.data
-
-
-def _aligned(size: int) -> np.ndarray:
-    """uint8 [size] whose first byte lies at a multiple of 64."""
-    memory = np.empty(size + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size]
