@@ -49,7 +49,7 @@ NEVER = np.iinfo(np.int32).max  # steps: more than any limit
 
 def search(queries: Images, database: Images, same: bool, index: Index, part: slice = ALL) -> Neighbours:
     """What ``nearest.search_tiled`` finds, by the levels of an index of the database."""
-    if scan.Database.usable(database, index):
+    if not index.grid.unary and scan.available(rows_of(database).shape[1]):
         return _scan(queries, database, same, index, part)
     nearest, work = NearestByClass.none(len(queries.ids)), Work()
     indexed = _Database(database, index)

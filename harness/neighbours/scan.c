@@ -9,11 +9,8 @@
 #include <immintrin.h>
 #endif
 
-enum {
-    AT_ONCE = 4, /* queries compared with */
-    GROUP = 8,   /* rows in registers, */
-    TILE = 1024  /* of rows whose codes stay in the cache */
-};
+/* Queries compared at once with a group of rows, of the TILE rows whose codes stay in the cache. */
+enum { AT_ONCE = 4, GROUP = 8 };
 
 typedef struct {
     const void *rows, *queries; /* int16 or int32 [.][blocks] */

@@ -23,7 +23,7 @@ from harness.neighbours.classes import RowsByClass
 from harness.neighbours.nearest import FAR, NearestByClass, Work, rows_of
 from harness.neighbours.partition import Index
 
-TILE = 1024  # as in scan.c
+TILE = 1024  # rows whose codes stay in the cache, a multiple of eight
 LARGEST_SUM = 2**31 - 1  # of an image's pixels: the kernel sums them in 32 bits
 COMPILE_S = 60  # more than any compiler needs
 
@@ -59,9 +59,11 @@ def kernel() -> Any:
     source = resources.files("harness.neighbours") / "scan.c"
     with tempfile.TemporaryDirectory() as folder, resources.as_file(source) as path:
         library = Path(folder) / "scan.so"
-        command = [*compiler, "-O3", "-march=native", "-shared", "-fPIC", "-o", str(library), str(path)]
+        options = ["-O3", "-march=native", f"-DTILE={TILE}", "-shared", "-fPIC", "-o", str(library)]
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)
+            subprocess.run(
+                [*compiler, *options, str(path)], check=True, capture_output=True, timeout=COMPILE_S
+            )
             search_rows = ctypes.CDLL(str(library)).search_rows
         except (OSError, subprocess.SubprocessError):
             return None
@@ -73,6 +75,11 @@ def kernel() -> Any:
         *(_Pointer,) * 2,
     ]
     return search_rows
+
+
+def available(values: int) -> bool:
+    """Whether this machine has the kernel, for images of so many values."""
+    return 255 * values <= LARGEST_SUM and kernel() is not None
 
 
 class Database:
@@ -91,12 +98,6 @@ class Database:
         self._level_rows = [np.ascontiguousarray(level.rows) for level in index.levels]
         self._sizes = {"words": index.codes.shape[1] // 8, "values": flat.shape[1], "step": index.grid.step}
         self._scratch = np.empty(index.codes.shape[1] * TILE, np.uint8)
-
-    @staticmethod
-    def usable(images: Images, index: Index) -> bool:
-        """Whether the kernel can search these images on this machine."""
-        fits = 255 * rows_of(images).shape[1] <= LARGEST_SUM
-        return fits and not index.grid.unary and kernel() is not None
 
     def search(
         self, pixels: np.ndarray, ids: np.ndarray | None, rows: RowsByClass
@@ -133,7 +134,13 @@ class Database:
         for own_class, parts in ((False, rows.other_classes), (True, (rows.own_class,))):
             for part in parts:
                 kernel()(
-                    database, queries, part.start, part.stop, own_class, _address(self._scratch), _address(kept)
+                    database,
+                    queries,
+                    part.start,
+                    part.stop,
+                    own_class,
+                    _address(self._scratch),
+                    _address(kept),
                 )
         looked_at = rows.own_class, *rows.other_classes
         pairs = len(pixels) * sum(part.stop - part.start for part in looked_at)
