@@ -238,7 +238,7 @@ class _Costs:
     def expected_ns(
         self, bits: int, left: float, levels: tuple[_TriedLevel, ...], count: int, values: int
     ) -> float:
-        """Time for a pair of so many images; ``left``: the share of pairs that codes of so many bits leave."""
+        """Time for a pair of so many images; codes of so many bits leave a share ``left`` of the pairs."""
         time = self.pair + self.bit * bits + self.kept * left
         for level in levels:
             time += left * (self.candidate + self.block * level.partition.blocks) + self.level / count

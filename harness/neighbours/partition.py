@@ -102,7 +102,7 @@ class Grid:
 
     @staticmethod
     def of(partition: Partition, rows: np.ndarray, bits: int) -> "Grid":
-        """A unary grid of at most so many lines over the middle 98 % of the projections of rows uint8 [N, d]."""
+        """A unary grid of at most so many lines over the middle 98 % of the projections of uint8 [N, d]."""
         low, high = np.quantile(partition.project(rows), (0.01, 0.99), axis=0)
         step = _smallest_step(high - low, bits)
         lines = _lines(high - low, step)

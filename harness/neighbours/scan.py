@@ -1,4 +1,4 @@
-"""The filtered search of ``filter`` by a kernel in C, where this machine has a compiler: the same neighbours sooner.
+"""The filtered search of ``filter`` by a kernel in C, on machines that have a compiler: the same, sooner.
 
 numpy and FAISS look at pairs in batches, for which rows are copied together and turned into floats. The
 kernel (``scan.c``) looks at a pair's code, its levels and its pixels where they lie, and lowers the limit
@@ -20,7 +20,7 @@ import numpy as np
 
 from harness.data.datasets import Images
 from harness.neighbours.classes import RowsByClass
-from harness.neighbours.nearest import FAR, NearestByClass, Work, rows_of
+from harness.neighbours.nearest import NearestByClass, Work, rows_of
 from harness.neighbours.partition import Index
 
 TILE = 1024  # rows whose codes stay in the cache, a multiple of eight
@@ -61,9 +61,8 @@ def kernel() -> Any:
         library = Path(folder) / "scan.so"
         options = ["-O3", "-march=native", f"-DTILE={TILE}", "-shared", "-fPIC", "-o", str(library)]
         try:
-            subprocess.run(
-                [*compiler, *options, str(path)], check=True, capture_output=True, timeout=COMPILE_S
-            )
+            command = [*compiler, *options, str(path)]
+            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)
             search_rows = ctypes.CDLL(str(library)).search_rows
         except (OSError, subprocess.SubprocessError):
             return None
@@ -131,19 +130,11 @@ class Database:
             (_Pointer * 2)(*(_address(one.id) for one in both)),
         )
         kept = np.zeros(2 + len(levels), np.int64)
-        for own_class, parts in ((False, rows.other_classes), (True, (rows.own_class,))):
-            for part in parts:
-                kernel()(
-                    database,
-                    queries,
-                    part.start,
-                    part.stop,
-                    own_class,
-                    _address(self._scratch),
-                    _address(kept),
-                )
-        looked_at = rows.own_class, *rows.other_classes
-        pairs = len(pixels) * sum(part.stop - part.start for part in looked_at)
+        looked_at = [*((part, False) for part in rows.other_classes), (rows.own_class, True)]
+        out = _address(self._scratch), _address(kept)
+        for part, own_class in looked_at:
+            kernel()(database, queries, part.start, part.stop, own_class, *out)
+        pairs = len(pixels) * sum(part.stop - part.start for part, _ in looked_at)
         return nearest, Work(pairs, tuple(kept[:-1].tolist()), int(kept[-1]))
 
 

@@ -1,4 +1,4 @@
-"""The kernel in C finds what integers show, on whatever instructions; without it the filter's other path does."""
+"""The kernel in C finds what integers show, by whatever instructions, and so does the search without it."""
 
 from pathlib import Path
 
