@@ -27,11 +27,11 @@ BYTE_BLOCKS = 384  # the largest partition to have codes of a byte a block
 INDEX_SHARE = 2 / 3  # of the images' bytes: workers hold the index beside the images
 
 # Hard pairs to learn from: of so many queries, in a sample of the images.
-HARD_PAIRS = 2048
+HARD_PAIRS = 512
 HARD_QUERIES = 128
 HARD_SAMPLE = 16_384
 HARD_BYTES = 1 << 28  # of these pairs' float32 differences, for large images
-ROUNDS = 6  # of learning
+ROUNDS = 9  # of learning
 FAVOURED_PIXELS = 4096  # pixels that find their best block at once
 
 # For measuring what a level leaves: queries, images that they are compared with, images that limit them.

@@ -23,7 +23,7 @@ from harness.neighbours.classes import RowsByClass
 from harness.neighbours.nearest import NearestByClass, Work, rows_of
 from harness.neighbours.partition import Index
 
-TILE = 1024  # rows whose codes stay in the cache, a multiple of eight
+TILE = 256  # rows whose codes stay in the cache, a multiple of eight
 LARGEST_SUM = 2**31 - 1  # of an image's pixels: the kernel sums them in 32 bits
 COMPILE_S = 60  # more than any compiler needs
 
