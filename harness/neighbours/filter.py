@@ -11,6 +11,8 @@ Queries of one class are searched together. For each tile of the database:
 3. pairs whose bound is not above the query's limit become candidates.
 
 Then, for each query, the levels of the index rule out candidates, and the rest is measured.
+That is how numpy and FAISS do it. ``scan`` does the same pair by pair, where an index has codes of bytes and
+the machine a C compiler.
 """
 
 from typing import NamedTuple
@@ -37,7 +39,7 @@ QUERY_BLOCK = 128  # queries of one class that are filtered together
 BLOCK_BYTES = (
     1 << 24
 )  # of these queries' float32 pixels, and of the images measured at once, for large images
-SCAN_BLOCK = 512  # as many in C
+SCAN_BLOCK = 512  # of them in C
 TILE = 2048  # images bounded at once: their codes and bounds stay in the cache
 BUFFER = 1 << 20  # candidates kept before they are measured: bounds the memory where codes rule out little
 LEVEL_ROWS = 512  # candidates of one query bounded at once
@@ -64,7 +66,7 @@ def search(queries: Images, database: Images, same: bool, index: Index, part: sl
 
 
 def _scan(queries: Images, database: Images, same: bool, index: Index, part: slice) -> Neighbours:
-    """The same by the kernel in C."""
+    """What ``search`` finds, by the kernel in C."""
     nearest, work = NearestByClass.none(len(queries.ids)), Work()
     indexed = scan.Database(database, index)
     flat, ranges = rows_of(queries), index.classes.ranges(part)

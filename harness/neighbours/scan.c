@@ -1,8 +1,8 @@
 /* The filtered search of scan.py for one block of queries: all pairs by their codes, then level by level.
 
-   Rows are database images in order of class. Everything is an integer: no bound rounds. */
+   Rows are database images in order of class. Everything is an integer: no bound rounds, and none but a row
+   whose bound is above the distance of a measured image is left out. */
 
-#include <limits.h>
 #include <stdint.h>
 #include <stdlib.h>
 #ifdef __AVX2__
