@@ -55,7 +55,7 @@ def index(database: Images, seed: int = 0, gpu: bool = False) -> Index | None:
     pairs = hard_pairs(flat, rng)
     fitting = [blocks for blocks in BLOCKS if 2 * blocks <= values <= EXACT_VALUES * blocks]
     partitions = [learn(pairs, blocks) for blocks in fitting]
-    design = fastest(database, partitions, rng, scan.available(values) and not gpu)
+    design = fastest(database, partitions, rng, not gpu and scan.available(values))
     return build(database, design.grid, design.partitions) if design else None
 
 
