@@ -46,9 +46,12 @@ def scrambled(values: int, blocks: int, seed: int) -> Partition:
     return Partition.of(rng.integers(0, blocks, values), rng.choice([-1.0, 1.0], values))
 
 
-def scrambled_index(database: Images, seed: int, blocks: tuple[int, ...] = (2, 3, 5)) -> Index:
+def scrambled_index(
+    database: Images, seed: int, blocks: tuple[int, ...] = (2, 3, 5), unary: bool = True
+) -> Index:
     """An index of no sense: it rules out little, and nothing wrongly."""
     values = int(np.prod(database.pixels.shape[1:]))
     partitions = [scrambled(values, count, seed + count) for count in blocks]
-    grid = Grid.of(partitions[0], rows_of(database)[:20], 4 + seed % 100)
+    sample = rows_of(database)[:20]
+    grid = Grid.of(partitions[0], sample, 4 + seed % 100) if unary else Grid.of_bytes(partitions[0], sample)
     return build(database, grid, partitions[seed % 2 :])

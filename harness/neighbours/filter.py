@@ -11,6 +11,8 @@ Queries of one class are searched together. For each tile of the database:
 3. pairs whose bound is not above the query's limit become candidates.
 
 Then, for each query, the levels of the index rule out candidates, and the rest is measured.
+That is how numpy and FAISS do it. ``scan`` does the same pair by pair, where an index has codes of bytes and
+the machine a C compiler.
 """
 
 from typing import NamedTuple
@@ -18,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.data.datasets import Images
+from harness.neighbours import scan
 from harness.neighbours.classes import RowsByClass, Tile, blocks_by_class, split, tiles
 from harness.neighbours.nearest import (
     ALL,
@@ -28,7 +31,6 @@ from harness.neighbours.nearest import (
     Neighbours,
     Work,
     distances,
-    hamming,
     rows_of,
 )
 from harness.neighbours.partition import Index, slack
@@ -37,6 +39,7 @@ QUERY_BLOCK = 128  # queries of one class that are filtered together
 BLOCK_BYTES = (
     1 << 24
 )  # of these queries' float32 pixels, and of the images measured at once, for large images
+SCAN_BLOCK = 512  # of them in C
 TILE = 2048  # images bounded at once: their codes and bounds stay in the cache
 BUFFER = 1 << 20  # candidates kept before they are measured: bounds the memory where codes rule out little
 LEVEL_ROWS = 512  # candidates of one query bounded at once
@@ -48,6 +51,8 @@ NEVER = np.iinfo(np.int32).max  # steps: more than any limit
 
 def search(queries: Images, database: Images, same: bool, index: Index, part: slice = ALL) -> Neighbours:
     """What ``nearest.search_tiled`` finds, by the levels of an index of the database."""
+    if not index.grid.unary and scan.available(rows_of(database).shape[1]):
+        return _scan(queries, database, same, index, part)
     nearest, work = NearestByClass.none(len(queries.ids)), Work()
     indexed = _Database(database, index)
     flat, ranges = rows_of(queries), index.classes.ranges(part)
@@ -57,6 +62,19 @@ def search(queries: Images, database: Images, same: bool, index: Index, part: sl
         block.search()
         nearest.improve(members, block.nearest)
         work += block.work
+    return nearest.neighbours(work)
+
+
+def _scan(queries: Images, database: Images, same: bool, index: Index, part: slice) -> Neighbours:
+    """What ``search`` finds, by the kernel in C."""
+    nearest, work = NearestByClass.none(len(queries.ids)), Work()
+    indexed = scan.Database(database, index)
+    flat, ranges = rows_of(queries), index.classes.ranges(part)
+    for label, members in blocks_by_class(queries.labels, SCAN_BLOCK):
+        ids = queries.ids[members] if same else None
+        found, did = indexed.search(flat[members], ids, split(ranges, label))
+        nearest.improve(members, found)
+        work += did
     return nearest.neighbours(work)
 
 
@@ -162,7 +180,7 @@ class _Block:
         """Bounds int32 [Q, T] in steps of the grid, by codes; the query's own error is added to its limit."""
         database = self._database
         steps = database.steps(len(self._pixels), tile.rows.stop - tile.rows.start)
-        hamming(self._codes.bits, database.codes[tile.rows], steps)
+        database.grid.between(self._codes.rows, database.codes[tile.rows], steps)
         np.subtract(steps, database.errors[tile.rows], out=steps)
         if tile.own_class and self._ids is not None:
             steps[self._ids[:, None] == database.ids[tile.rows]] = NEVER

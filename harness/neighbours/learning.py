@@ -10,8 +10,9 @@ from itertools import combinations
 import numpy as np
 
 from harness.data.datasets import Images
+from harness.neighbours import scan
 from harness.neighbours.classes import tiles
-from harness.neighbours.nearest import EXACT_VALUES, distances, hamming, rows_of
+from harness.neighbours.nearest import EXACT_VALUES, distances, rows_of
 from harness.neighbours.partition import Grid, Index, Partition, build
 
 # Less than this is compared sooner than a partition is learned: pixel differences, about 3 s.
@@ -20,16 +21,17 @@ WORTHWHILE = 6e10
 GPU_WORTHWHILE = 200_000
 
 BLOCKS = (48, 96, 192, 384, 768)  # sizes of the partitions among which the filter's levels are chosen
-CODED_BLOCKS = 96  # the largest partition to be coded
-BITS = (512, 1024, 2048)  # sizes of the codes among which one is chosen
+UNARY_BLOCKS = 96  # the largest partition to have unary codes,
+BITS = (512, 1024, 2048)  # and the sizes of these among which one is chosen
+BYTE_BLOCKS = 384  # the largest partition to have codes of a byte a block
 INDEX_SHARE = 2 / 3  # of the images' bytes: workers hold the index beside the images
 
 # Hard pairs to learn from: of so many queries, in a sample of the images.
-HARD_PAIRS = 2048
+HARD_PAIRS = 512
 HARD_QUERIES = 128
 HARD_SAMPLE = 16_384
 HARD_BYTES = 1 << 28  # of these pairs' float32 differences, for large images
-ROUNDS = 6  # of learning
+ROUNDS = 9  # of learning
 FAVOURED_PIXELS = 4096  # pixels that find their best block at once
 
 # For measuring what a level leaves: queries, images that they are compared with, images that limit them.
@@ -53,7 +55,7 @@ def index(database: Images, seed: int = 0, gpu: bool = False) -> Index | None:
     pairs = hard_pairs(flat, rng)
     fitting = [blocks for blocks in BLOCKS if 2 * blocks <= values <= EXACT_VALUES * blocks]
     partitions = [learn(pairs, blocks) for blocks in fitting]
-    design = fastest(database, partitions, rng)
+    design = fastest(database, partitions, rng, not gpu and scan.available(values))
     return build(database, design.grid, design.partitions) if design else None
 
 
@@ -156,7 +158,7 @@ class _Trial:
         """The share of all pairs that a grid's bounds leave."""
         queries, images = grid.encode(self.queries), grid.encode(self.images)
         differing = np.empty(self.limit.shape, np.int32)
-        hamming(queries.bits, images.bits, differing)
+        grid.between(queries.rows, images.rows, differing)
         bounds = grid.step * differing.astype(np.int64) - queries.errors[:, None] - images.errors
         return float((bounds <= self.limit).mean())
 
@@ -169,29 +171,40 @@ class _TriedLevel:
     left: float
 
 
-def fastest(database: Images, partitions: list[Partition], rng: np.random.Generator) -> Design | None:
-    """The design with the least expected time for a pair; None where comparing all pixels takes less."""
+def fastest(
+    database: Images, partitions: list[Partition], rng: np.random.Generator, kernel: bool
+) -> Design | None:
+    """The design with the least expected time for a pair; None where comparing all pixels takes less.
+
+    ``kernel``: it is for the kernel in C (see ``scan``), else for ``filter``.
+    """
     count, values = rows_of(database).shape
     trial = _Trial.draw(database, rng)
     tried = [_TriedLevel(partition, trial.left_by_level(partition)) for partition in partitions]
+    costs = _KERNEL if kernel else _FAISS
     best, least_ns = None, _EXACT_NS * values
-    for grid in _grids(partitions, trial.images):
+    for grid in _byte_grids(partitions, trial.images) if kernel else _unary_grids(partitions, trial.images):
         left_by_codes = trial.left_by_codes(grid)
         for levels in _subsets(tried):
             if _index_bytes(grid, levels) > INDEX_SHARE * values:
                 continue
-            expected_ns = _expected_ns(grid.bits, left_by_codes, levels, count, values)
+            expected_ns = costs.expected_ns(grid.bits, left_by_codes, levels, count, values)
             if expected_ns < least_ns:
                 best, least_ns = Design(grid, [level.partition for level in levels]), expected_ns
     return best
 
 
-def _grids(partitions: list[Partition], images: np.ndarray) -> Iterator[Grid]:
-    """The grids to choose from."""
+def _unary_grids(partitions: list[Partition], images: np.ndarray) -> Iterator[Grid]:
     for partition in partitions:
-        if partition.blocks <= CODED_BLOCKS:
+        if partition.blocks <= UNARY_BLOCKS:
             for bits in BITS:
                 yield Grid.of(partition, images, bits)
+
+
+def _byte_grids(partitions: list[Partition], images: np.ndarray) -> Iterator[Grid]:
+    for partition in partitions:
+        if partition.blocks <= BYTE_BLOCKS:
+            yield Grid.of_bytes(partition, images)
 
 
 def _subsets(levels: list[_TriedLevel]) -> Iterator[tuple[_TriedLevel, ...]]:
@@ -205,17 +218,35 @@ def _index_bytes(grid: Grid, levels: tuple[_TriedLevel, ...]) -> float:
     return grid.bits / 8 + 2 * sum(level.partition.blocks for level in levels)
 
 
-# Nanoseconds for a pixel of a pair in a tile. This and what follows was measured on one thread of a Zen 5
-# with AVX-512; only the ratios matter.
-_EXACT_NS = 0.05
+_EXACT_NS = 0.05  # for a pixel of a pair in a tile, where FAISS compares all pairs
 
 
-def _expected_ns(bits: int, left: float, levels: tuple[_TriedLevel, ...], count: int, values: int) -> float:
-    """Time for a pair of so many images; ``left`` is the share of pairs that codes of so many bits leave."""
-    time = 0.6 + 0.0011 * bits + 20 * left
-    for level in levels:
-        candidate = 10 + 0.25 * level.partition.blocks  # its row lies anywhere in memory
-        query = 15e3
-        time += left * candidate + query / count
-        left = level.left
-    return time + left * (100 + 0.4 * values) + 40e3 / count
+@dataclass(frozen=True)
+class _Costs:
+    """Nanoseconds on one thread; only the ratios matter."""
+
+    pair: float
+    bit: float  # of a pair's codes
+    kept: float  # a pair that the codes leave
+    candidate: float  # at a level: its row lies anywhere in memory
+    block: float  # of a candidate at a level
+    level: float  # a query, for each level
+    exact: float  # a distance
+    value: float  # of a distance
+    query: float
+
+    def expected_ns(
+        self, bits: int, left: float, levels: tuple[_TriedLevel, ...], count: int, values: int
+    ) -> float:
+        """Time for a pair of so many images; codes of so many bits leave a share ``left`` of the pairs."""
+        time = self.pair + self.bit * bits + self.kept * left
+        for level in levels:
+            time += left * (self.candidate + self.block * level.partition.blocks) + self.level / count
+            left = level.left
+        return time + left * (self.exact + self.value * values) + self.query / count
+
+
+# Measured on a Zen 5, and the kernel on a Zen 4, both with AVX-512. The kernel's limits fall as it searches:
+# it meets half as many candidates again as the last limits would leave.
+_FAISS = _Costs(0.6, 0.0011, 20, 10, 0.25, 15e3, 100, 0.4, 40e3)
+_KERNEL = _Costs(0.3, 0.0008, 0, 30, 0.13, 0, 90, 0.03, 20e3)

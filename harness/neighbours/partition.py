@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.data.datasets import Images
 from harness.neighbours.classes import Classes, tiles
-from harness.neighbours.nearest import EXACT_VALUES, rows_of
+from harness.neighbours.nearest import EXACT_VALUES, distances, hamming, rows_of
 
 PROJECTED_VALUES = 1 << 18  # pixels projected at once: they stay in the cache
 ENCODED_ROWS = 1024  # images encoded at once
@@ -73,58 +73,82 @@ class Level:
 
 @dataclass(frozen=True)
 class Codes:
-    """Images rounded to a grid: ``bits`` uint8 [N, bytes], whole words of 64 bits; ``errors`` int64 [N].
+    """Images rounded to a grid: ``rows`` uint8 [N, bytes], whole words of 64 bits; ``errors`` int64 [N].
 
     An image's error is l1(P(x), x'), how far it lies from its rounding.
     """
 
-    bits: np.ndarray
+    rows: np.ndarray
     errors: np.ndarray
 
 
 @dataclass(frozen=True)
 class Grid:
-    """P rounded to a grid, as thermometer codes: a bit for each grid line of a block, set where P lies above.
+    """P rounded to a grid: block b to the nearest of ``low[b] + step * (0 ... lines[b])``.
 
-    Two codes then differ in as many bits as there are lines between two images. Block b is rounded to the
-    nearest of ``low[b] + step * (0 ... lines[b])``. For images x, y and their roundings x', y', by the
-    triangle inequality, step * hamming(x, y) - l1(P(x), x') - l1(P(y), y') <= l1(x, y): all in integers.
-    Counting bits takes a fraction of the time of summing floats.
+    For images x, y, their roundings x', y' and n(x, y), the grid lines between these, by the triangle
+    inequality, step * n(x, y) - l1(P(x), x') - l1(P(y), y') <= l1(x, y): all in integers.
+
+    ``unary`` codes have a bit for each grid line of a block, set where P lies above: codes differ in n bits.
+    Counting bits takes a fraction of the time of summing floats. Else a block's code is a byte, the number
+    of its line, and n is the l1 distance of the codes, for which processors have an instruction too.
     """
 
     partition: Partition
     low: np.ndarray  # int64 [blocks]
     lines: np.ndarray  # int64 [blocks]
     step: int
+    unary: bool
 
     @staticmethod
     def of(partition: Partition, rows: np.ndarray, bits: int) -> "Grid":
-        """A grid of at most so many lines over the middle 98 % of the projections of rows uint8 [N, d]."""
+        """A unary grid of at most so many lines over the middle 98 % of the projections of uint8 [N, d]."""
         low, high = np.quantile(partition.project(rows), (0.01, 0.99), axis=0)
         step = _smallest_step(high - low, bits)
         lines = _lines(high - low, step)
         centred = np.round((low + high - step * lines) / 2)  # what the lines leave over lies at both ends
-        return Grid(partition, centred.astype(np.int64), lines, step)
+        return Grid(partition, centred.astype(np.int64), lines, step, unary=True)
+
+    @staticmethod
+    def of_bytes(partition: Partition, rows: np.ndarray) -> "Grid":
+        """A grid of one byte a block over all projections of rows uint8 [N, d]."""
+        projected = partition.project(rows).astype(np.int64)
+        low, high = projected.min(axis=0), projected.max(axis=0)
+        step = max(1, -(-int((high - low).max()) // 255))
+        return Grid(partition, low, np.full(len(low), 255), step, unary=False)
 
     @property
     def bits(self) -> int:
-        return int(self.lines.sum())
+        """Bits of an image's code, or, of bytes, as many as its words have."""
+        return int(self.lines.sum()) if self.unary else 64 * -(-len(self.lines) // 8)
 
     def encode(self, rows: np.ndarray) -> Codes:
         """The codes of rows uint8 [N, d]."""
         words = max(1, -(-self.bits // 64))
         codes = Codes(np.zeros((len(rows), 8 * words), np.uint8), np.empty(len(rows), np.int64))
-        block_of_bit = np.repeat(np.arange(len(self.lines)), self.lines)
-        first_bit = np.cumsum(self.lines) - self.lines
-        line_of_bit = (np.arange(self.bits) - first_bit[block_of_bit]).astype(np.int32)
+        code = self._bits_of if self.unary else np.asarray
         for tile in tiles(slice(0, len(rows)), ENCODED_ROWS):
             above_low = self.partition.project(rows[tile]).astype(np.int64) - self.low
             nearest = (2 * above_low + self.step) // (2 * self.step)
             line = np.clip(nearest, 0, self.lines)
             codes.errors[tile] = np.abs(above_low - self.step * line).sum(axis=1)
-            packed = np.packbits(line.astype(np.int32)[:, block_of_bit] > line_of_bit, axis=1)
-            codes.bits[tile, : packed.shape[1]] = packed
+            coded = code(line)
+            codes.rows[tile, : coded.shape[1]] = coded
         return codes
+
+    def _bits_of(self, line: np.ndarray) -> np.ndarray:
+        """Unary codes uint8 [N, bytes] of lines [N, blocks]."""
+        block_of_bit = np.repeat(np.arange(len(self.lines)), self.lines)
+        first_bit = np.cumsum(self.lines) - self.lines
+        line_of_bit = (np.arange(self.bits) - first_bit[block_of_bit]).astype(np.int32)
+        return np.packbits(line.astype(np.int32)[:, block_of_bit] > line_of_bit, axis=1)
+
+    def between(self, queries: np.ndarray, images: np.ndarray, out: np.ndarray) -> None:
+        """Grid lines between all pairs of codes [Q, bytes], [N, bytes], to ``out`` int32 [Q, N]."""
+        if self.unary:
+            hamming(queries, images, out)
+        else:
+            out[:] = distances(queries.astype(np.float32), images.astype(np.float32))
 
 
 def _lines(spread: np.ndarray, step: int) -> np.ndarray:
@@ -159,7 +183,7 @@ def build(database: Images, grid: Grid, partitions: list[Partition]) -> Index:
     """The index of a database for a given grid and given partitions, the coarsest first."""
     classes, flat = Classes.of(database.labels), rows_of(database)
     pieces = [grid.encode(flat[classes.order[tile]]) for tile in tiles(slice(0, len(flat)), ENCODED_ROWS)]
-    codes = np.concatenate([piece.bits for piece in pieces])
+    codes = np.concatenate([piece.rows for piece in pieces])
     errors = np.concatenate([piece.errors for piece in pieces])
     error_steps = -(-errors // grid.step)
     levels = [Level(partition, _projected(partition, flat, classes.order)) for partition in partitions]

@@ -10,15 +10,21 @@ from conftest import DATA, images
 from harness.data import datasets
 from harness.data.datasets import Images
 from harness.data.subset import DatasetSpec
-from harness.neighbours import filter, learning, nearest, partition
+from harness.neighbours import filter, learning, nearest, partition, scan
 from harness.neighbours.partition import Grid
 
 
+@pytest.fixture(autouse=True)
+def no_kernel(monkeypatch):
+    monkeypatch.setattr(scan, "kernel", lambda: None)
+
+
+@pytest.mark.parametrize("unary", [True, False])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("blocks", [(2,), (2, 3, 5)])
-def test_equals_brute_force(case, blocks):
+def test_equals_brute_force(case, blocks, unary):
     queries = CASES[case]
-    found = filter.search(queries, queries, True, scrambled_index(queries, 0, blocks))
+    found = filter.search(queries, queries, True, scrambled_index(queries, 0, blocks, unary))
     assert pairs(found) == brute(queries, queries, True)
     assert found.work.pairs == len(queries.ids) ** 2
     assert len(found.work.kept) == 1 + len(blocks)
@@ -42,7 +48,8 @@ def test_any_input_any_partition_any_part(seed, monkeypatch):
     database = images(seed, int(rng.integers(classes, 120)), classes, (1, 3, 4), int(rng.choice([2, 3, 256])))
     same = bool(rng.integers(2))
     queries = database if same else images(seed + 1000, 30, classes, (1, 3, 4), 3)
-    of = scrambled_index(database, seed, tuple(rng.integers(1, 12, rng.integers(1, 4)).tolist()))
+    blocks = tuple(rng.integers(1, 12, rng.integers(1, 4)).tolist())
+    of = scrambled_index(database, seed, blocks, unary=seed % 4 != 0)
     cut = int(rng.integers(0, len(database.ids) + 1))
     found = [filter.search(queries, database, same, of, part) for part in (slice(0, cut), slice(cut, None))]
     merged = {
