@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from harness.cluster import nodes, shipping
+from harness.cluster import forkserver, nodes, shipping
 from harness.cluster.workers import Cluster
 from harness.errors import HarnessError
 from harness.study.compute import ComputeSpec
@@ -41,18 +41,15 @@ def connect(compute: ComputeSpec, code: Iterable[str] = ()) -> Iterator[Cluster]
     import ray
 
     was_connected = ray.is_initialized()
-    with _sigterm_as_before():
-        is_shared = was_connected or _attach(code)
-    try:
+    with ExitStack() as stack:
+        if not was_connected:
+            stack.callback(ray.shutdown)
+        with _sigterm_as_before():
+            is_shared = was_connected or _attach(code, stack)
         _wait(compute, compute.wait_s if is_shared else 0)
         cluster = _cluster(compute)
-        try:
-            yield cluster
-        finally:
-            cluster.release()
-    finally:
-        if not was_connected:
-            ray.shutdown()
+        stack.callback(cluster.release)
+        yield cluster
 
 
 def _cluster(compute: ComputeSpec) -> Cluster:
@@ -122,8 +119,11 @@ def _lacking(compute: ComputeSpec) -> str:
 # --- joining or starting Ray ---
 
 
-def _attach(code: Iterable[str]) -> bool:
-    """Join the cluster that this machine belongs to (True), else start a Ray for this process (False)."""
+def _attach(code: Iterable[str], stack: ExitStack) -> bool:
+    """Join the cluster that this machine belongs to (True), else start a Ray for this process (False).
+
+    ``stack``: gets what is to be ended after Ray.
+    """
     import ray
     from ray._private.utils import read_ray_address
 
@@ -133,9 +133,11 @@ def _attach(code: Iterable[str]) -> bool:
     address = named or read_ray_address()
     if address in (None, "local"):
         _keep_token_private()
-        # Its workers wait with this environment; one of Ray's would have others started, a second later.
+        # Its workers are forked with this environment.
         with shipping.on_path(code):
-            ray.init(address="local", include_dashboard=False, **_QUIET)
+            python = stack.enter_context(forkserver.running())
+            environment = {"py_executable": python} if python else None
+            ray.init(address="local", include_dashboard=False, runtime_env=environment, **_QUIET)
         return False
     joined = f"{address}, which this machine has joined (to run without it: `ray stop`)"
     source = f"RAY_ADDRESS={named}" if named else joined
