@@ -130,7 +130,7 @@ def _become(request: _Request) -> None:
 
 
 def main() -> None:
-    """The server: ``python -m harness.cluster.forkserver``, with the number of the socket that it inherits."""
+    """The server: ``python -m harness.cluster.forkserver``, with the number of its socket."""
     listener = socket.socket(fileno=int(sys.argv[1]))
     for name in _MODULES:
         importlib.import_module(name)
