@@ -13,12 +13,13 @@ import platform
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
 from harness.pipeline.steps import STEPS
+from harness.results.cells import hardware
 from harness.results.store import Store
 from harness.results.studies import STUDIES
 
@@ -49,16 +50,19 @@ def given(study: str, changes: Iterable[str], data: Path | None) -> str:
         digest.update(named.read_bytes() if named.is_file() else b"a preset")
     where = [os.environ.get(name) for name in _WHERE_WEIGHTS_LIE]
     words = [study, list(changes), str(data), str(Path.cwd()), where, platform.python_version()]
-    digest.update(json.dumps([words, sorted(_versions())]).encode())
+    digest.update(json.dumps([words, _versions()]).encode())
     for path in sorted(path for path in _PACKAGE.rglob("*") if path.suffix in _PLANNED_BY):
         digest.update(f"\n{path.relative_to(_PACKAGE)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def _versions() -> set[str]:
-    """All that is installed, by the names of the folders that say so: reading them would take longer."""
-    found = (getattr(each, "_path", None) for each in distributions())
-    return {str(path) for path in found}
+def _versions() -> dict[str, str]:
+    """Of the packages that planning uses: what reads settings and data, and what cells are made with."""
+    there: dict[str, str] = dict(hardware()["versions"])
+    for name in ("pillow", "pydantic", "scikit-learn"):
+        with suppress(PackageNotFoundError):
+            there[name] = version(name)
+    return there
 
 
 def find(store: Store, digest: str, steps: Iterable[str]) -> Finished | None:
