@@ -44,21 +44,20 @@ def running() -> Iterator[str | None]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(64)
-        server = _start(listener)
+        server = _start(listener, folder)
     try:
         yield shlex.join([sys.executable, "-I", "-S", forked.__file__, path])
     finally:
-        assert server.stdin is not None
-        server.stdin.close()
-        server.wait()
+        server.kill()
+        server.communicate()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(listener: socket.socket) -> "subprocess.Popen[bytes]":
-    """The server. It ends when its stdin does, so with this process whatever ends that."""
+def _start(listener: socket.socket, folder: str) -> "subprocess.Popen[bytes]":
+    """The server. It and its folder end when its stdin does, so with this process whatever ends that."""
     # A worker of Ray's has one thread a core that it was given; a library reads this when it is loaded.
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    command = [sys.executable, "-m", __name__, str(listener.fileno())]
+    command = [sys.executable, "-m", __name__, str(listener.fileno()), folder]
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -130,13 +129,16 @@ def _become(request: _Request) -> None:
 
 
 def main() -> None:
-    """The server: ``python -m harness.cluster.forkserver``, with the number of its socket."""
-    listener = socket.socket(fileno=int(sys.argv[1]))
+    """The server: ``python -m harness.cluster.forkserver``, with its socket's number and folder."""
+    number, folder = sys.argv[1:]
+    listener = socket.socket(fileno=int(number))
     for name in _MODULES:
         importlib.import_module(name)
     request = _serve(listener)
     listener.close()
-    if request is not None:
+    if request is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
         _become(request)
 
 
