@@ -116,6 +116,7 @@ def _received(connection: socket.socket) -> _Request:
 
 def _become(request: _Request) -> None:
     """Be the Python that was asked for, but for the modules that are there already."""
+    os.setpgrp()  # with a worker Ray ends its process group
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, stream in enumerate(request.streams):
         os.dup2(stream, number)
