@@ -38,6 +38,8 @@ def connect(compute: ComputeSpec, code: Iterable[str] = ()) -> Iterator[Cluster]
     # Set before ray reads them: no usage reports, and no warning of how it will treat workers without a GPU.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Nor workers that wait for whoever comes first: ours are started otherwise.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     import ray
 
     was_connected = ray.is_initialized()

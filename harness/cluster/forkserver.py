@@ -25,8 +25,10 @@ from pathlib import Path
 
 from harness.cluster import forked
 
-# In the order in which a study needs them.
-_MODULES = ("harness.neighbours.searcher", "harness.evaluation.tester", "harness.cluster.rank", "pandas")
+_MODULES = ("harness.neighbours.searcher", "harness.evaluation.tester", "harness.cluster.rank")
+# Imports Ray, which reads its settings from the environment as it is imported, and for good: among them the
+# raylet's number, the same for all workers, which the first of them brings along.
+_WITH_RAY = "harness.cluster.trial"
 
 
 @contextmanager
@@ -92,6 +94,9 @@ def _serve(listener: socket.socket) -> _Request | None:
             connection, _ = listener.accept()
             with connection:
                 request = _received(connection)
+                if _WITH_RAY not in sys.modules:
+                    os.environ.update(request.environment)
+                    importlib.import_module(_WITH_RAY)
                 if os.fork() == 0:
                     waiting.close()
                     return request
