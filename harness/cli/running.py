@@ -1,7 +1,8 @@
 """Commands that make cells and send them to MLflow: a whole study, each step of one, the runs alone."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from harness.pipeline.steps import ALL_STEPS, STEPS
 
 if TYPE_CHECKING:
     from harness.cli.progress import Display
+    from harness.pipeline.finished import Finished
     from harness.results.store import Store
 
 _SHOWN_FAILURES = 20
@@ -69,34 +71,71 @@ def _run(options: RunOptions, steps: tuple[str, ...]) -> _Outcome:
 
     Raises HarnessError for a mistake in what was given, before any work.
     """
+    from harness.pipeline import finished
+    from harness.results.store import Store
+
+    store = Store(options.results)
+    digest = finished.given(options.study, options.changes, options.data)
+    done = finished.find(store, digest, steps)
+    if done is not None:
+        return _run_nothing(options, store, done)
+
+    from harness.pipeline.run import prepare, run_steps
+    from harness.results import locking
+    from harness.study.reading import load
+
+    study = load(options.study, options.changes)
+    planned_from = finished.files(study, options.data)
+    with _at_work(options, store, study.name) as display:
+        locking.remove_abandoned(store.local_root)
+        prepared = prepare(study, store, options.data, display, steps)
+        made = run_steps(prepared, steps)
+        if digest == finished.given(options.study, options.changes, options.data):
+            finished.leave(prepared, digest, planned_from)
+        sent, away = _send(store, study.name, options, display)
+    _say_made(made, sent, away, options)
+    return _Outcome(store, study.name, prepared.failed)
+
+
+def _run_nothing(options: RunOptions, store: "Store", done: "Finished") -> _Outcome:
+    """All cells are there: send what MLflow lacks."""
+    from harness.results import locking
+
+    with _at_work(options, store, done.study) as display:
+        locking.remove_abandoned(store.local_root)
+        for step, cells in done.cells.items():
+            display.begin(step, 0, "cells", cells)
+            display.end(step)
+        sent, away = _send(store, done.study, options, display)
+    _say_made(0, sent, away, options)
+    return _Outcome(store, done.study, {})
+
+
+@contextmanager
+def _at_work(options: RunOptions, store: "Store", study: str) -> Iterator["Display"]:
+    """The results open, the study's lock taken, the progress shown."""
     from rich.console import Console
 
     from harness.cli.progress import Display
-    from harness.pipeline.run import prepare, run_steps
     from harness.results import locking
     from harness.results.storage import explained_full_disk
-    from harness.results.store import Store
-    from harness.study.reading import load
     from harness.tracking.destination import destination
 
-    study = load(options.study, options.changes)
     end_on_sigterm()
-    store = Store(options.results)
     destination(store, options.uri)
     store.open()
     with (
         explained_full_disk(options.results),
-        locking.only_driver(store.local_root, study.name, _say),
+        locking.only_driver(store.local_root, study, _say),
         Display(Console(file=sys.stdout)) as display,
     ):
-        locking.remove_abandoned(store.local_root)
-        prepared = prepare(study, store, options.data, display, steps)
-        made = run_steps(prepared, steps)
-        sent, away = _send(store, study.name, options, display)
+        yield display
+
+
+def _say_made(made: int, sent: int, away: str, options: RunOptions) -> None:
     _say(f"{made} cells made, {sent} MLflow runs written; results in '{options.results}'")
     if away:
         _say(away)
-    return _Outcome(store, study.name, prepared.failed)
 
 
 def _say(words: str) -> None:

@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from harness.cluster import nodes, shipping
+from harness.cluster import forkserver, nodes, shipping
 from harness.cluster.workers import Cluster
 from harness.errors import HarnessError
 from harness.study.compute import ComputeSpec
@@ -38,21 +38,18 @@ def connect(compute: ComputeSpec, code: Iterable[str] = ()) -> Iterator[Cluster]
     # Set before ray reads them: no usage reports, and no warning of how it will treat workers without a GPU.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Nor workers that wait for whoever comes first: ours are started otherwise.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     import ray
 
     was_connected = ray.is_initialized()
-    with _sigterm_as_before():
-        is_shared = was_connected or _attach(code)
-    try:
+    with ExitStack() as stack:
+        with _sigterm_as_before():
+            is_shared = was_connected or _attach(code, stack)
         _wait(compute, compute.wait_s if is_shared else 0)
         cluster = _cluster(compute)
-        try:
-            yield cluster
-        finally:
-            cluster.release()
-    finally:
-        if not was_connected:
-            ray.shutdown()
+        stack.callback(cluster.release)
+        yield cluster
 
 
 def _cluster(compute: ComputeSpec) -> Cluster:
@@ -122,31 +119,48 @@ def _lacking(compute: ComputeSpec) -> str:
 # --- joining or starting Ray ---
 
 
-def _attach(code: Iterable[str]) -> bool:
-    """Join the cluster that this machine belongs to (True), else start a Ray for this process (False)."""
+def _attach(code: Iterable[str], stack: ExitStack) -> bool:
+    """Join the cluster that this machine belongs to (True), else start a Ray for this process (False).
+
+    ``stack``: gets what ends it.
+    """
     import ray
-    from ray._private.utils import read_ray_address
 
     named = os.environ.get("RAY_ADDRESS")
     # Not "auto": that takes any Ray whose process it sees, another harness's own or one in a container that
     # can't be reached.
-    address = named or read_ray_address()
+    address = named or _joined_address()
     if address in (None, "local"):
         _keep_token_private()
-        # Its workers wait with this environment; one of Ray's would have others started, a second later.
+        # Its workers are forked with this environment.
         with shipping.on_path(code):
-            ray.init(address="local", include_dashboard=False, **_QUIET)
+            python = stack.enter_context(forkserver.running())
+            environment = {"py_executable": python} if python else None
+            stack.callback(ray.shutdown)
+            ray.init(address="local", include_dashboard=False, runtime_env=environment, **_QUIET)
         return False
     joined = f"{address}, which this machine has joined (to run without it: `ray stop`)"
     source = f"RAY_ADDRESS={named}" if named else joined
     if not _answers(address):
         raise HarnessError(f"no Ray cluster answers at {source}")
+    stack.callback(ray.shutdown)
     try:
         _join(address, code)
     except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
         # Another version of Ray or Python, no token or a wrong one: Ray says which.
         raise HarnessError(f"the Ray cluster at {source} can't be used: {error}") from error
     return True
+
+
+def _joined_address() -> str | None:
+    """The address of the cluster that this machine was made a part of by `ray start`; None where of none."""
+    try:
+        from ray._private.utils import read_ray_address
+    except ImportError:  # no public name: another version may have moved it
+        file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+        return file.read_text().strip() if file.exists() else None
+    address: str | None = read_ray_address()
+    return address
 
 
 def _join(address: str, code: Iterable[str]) -> None:

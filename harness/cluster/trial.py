@@ -108,7 +108,7 @@ class Outcomes(tune.Callback):
             self._on_row(self._pending[position], result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        text = str(trial.get_pickled_error() or trial.get_error()).strip()
+        text = _error_of(trial)
         reason = text.splitlines()[-1] if text else "its process ended again and again"
         self._crashed[trial.config["position"]] = Failed(reason, text)
 
@@ -123,3 +123,12 @@ class Outcomes(tune.Callback):
             if position not in failures and not store.is_done(network.cell):
                 failures[position] = self._crashed.get(position, Failed("its process ended again and again"))
         return failures
+
+
+def _error_of(trial: Any) -> str:
+    """What Tune knows of a trial's last error, "" where it knows nothing."""
+    for name in ("get_pickled_error", "get_error"):  # not all versions of Tune have both
+        error = getattr(trial, name, lambda: None)()
+        if error:
+            return str(error).strip()
+    return ""

@@ -8,7 +8,6 @@ from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import nnls
 
 from harness.errors import HarnessError
 
@@ -68,6 +67,8 @@ class BoundModel:
 
         Raises HarnessError without at least three filtered sizes of one data set.
         """
+        from scipy.optimize import nnls  # slow to import, and this module is imported to plan a study
+
         filtered = [row for row in rows if row.filtered]
         curves = _curves(filtered)
         if not curves:

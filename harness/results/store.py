@@ -116,15 +116,19 @@ class Store:
 
     def is_done(self, cell: Cell) -> bool:
         """The cell's file is whole, its tensors of the recorded size; their bytes are checked on reading."""
+        return self.is_whole(cell.path, cell.key)
+
+    def is_whole(self, path: Path, key: str) -> bool:
+        """Whether the cell with this key and path is done, as ``is_done`` says of one that is planned."""
         try:
-            meta = self.metadata(cell.path)
+            meta = self.metadata(path)
         except Damaged:
             return False
-        if meta["key"] != cell.key:
+        if meta["key"] != key:
             return False
         if meta["artifact"] is None:
             return True
-        tensors = self.folder.info(tensors_path(cell.path))
+        tensors = self.folder.info(tensors_path(path))
         return tensors is not None and tensors.size == meta["artifact"]["bytes"]
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:

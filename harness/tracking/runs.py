@@ -17,7 +17,6 @@ import numpy as np
 from harness.report.database import connect, query
 from harness.results.records import SCHEMA_VERSION
 from harness.results.store import Store
-from harness.settings import epsilon_text
 
 # Raised when a run is made differently from the same cells: runs of another version are made anew.
 CONTENT_VERSION = 5
@@ -152,6 +151,8 @@ def _title(columns: Mapping[str, Any], has_seeds: bool) -> str:
 
 def metric_names(networks: Iterable[TrackedNetwork]) -> dict[Attacked, str]:
     """Every black-box attack of the study -> its metric; with the epsilon where an attack has several."""
+    from harness.settings import epsilon_text  # with pydantic, which a sync without news does without
+
     metas = [meta for network in networks for _, meta in network.evaluations]
     attacks = {_attacked(meta) for meta in metas if meta["partition"]["access"] == "black_box"}
     epsilons = Counter(attack for attack, _ in attacks)

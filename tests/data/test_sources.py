@@ -42,6 +42,18 @@ real = pytest.mark.skipif(not REAL, reason="HARNESS_DATA does not name a folder 
 # --- digits ---------------------------------------------------------------------------------------
 
 
+def test_digits_are_read_as_scikit_learn_reads_them(monkeypatch, tmp_path) -> None:
+    """From its file, and, where that lies elsewhere, by its function: equal bytes."""
+    from harness.data import digits
+
+    of_file = digits.arrays()
+    monkeypatch.setattr(digits, "_file", lambda: tmp_path / "none")
+    of_function = digits.arrays()
+    for one, other in zip(of_file, of_function, strict=True):
+        assert one.dtype == other.dtype and one.flags.c_contiguous
+        assert np.array_equal(one, other) and one.tobytes() == other.tobytes()
+
+
 def test_digits_are_scaled_exactly_and_split_the_same_for_every_seed() -> None:
     from sklearn.datasets import load_digits
 

@@ -1,4 +1,7 @@
-"""The long run: `make faults`, or, in the tests folder, `python -m faults --rounds 4 --table faults.csv`."""
+"""The long run: `make faults`, or, in the tests folder, `python -m faults --faults 200 --table faults.csv`.
+
+Either ends after --rounds, or, with --faults, as soon as so many faults have hit.
+"""
 
 import argparse
 import os
@@ -28,6 +31,12 @@ def main() -> int:
         type=int,
         default=4,
         help="at least so many runs of the study, and until each kind has hit three times",
+    )
+    options.add_argument(
+        "--faults",
+        type=int,
+        default=None,
+        help="runs of the study until so many faults have hit; the last run is played to its end",
     )
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--short", action="store_true", help="one round of few faults, which needs no root")
@@ -64,10 +73,7 @@ def main() -> int:
         reference = Reference.of(chosen.reference or place / "undisturbed" / "results")
         say(f"undisturbed: {len(reference.cells)} cells")
         for index, round_ in enumerate(_rounds(chosen)):
-            enough = all(row["times"] >= _TIMES for row in series.summary(faults)) and len(
-                series.summary(faults)
-            ) == len(KINDS)
-            if index >= chosen.rounds and (enough or chosen.only is not None or index >= 2 * chosen.rounds):
+            if _enough(chosen, index, faults):
                 break
             if chosen.only in (None, index):
                 say(
@@ -82,12 +88,23 @@ def main() -> int:
         rows = series.summary(faults)
         for row in rows:
             say("  ".join(f"{name} {value}" for name, value in row.items()))
-        say(f"{len(faults)} faults")
+        say(f"{len(faults)} faults hit")
         if not chosen.keep:
             shutil.rmtree(place, ignore_errors=True)
     if chosen.table:
         series.write(rows, chosen.table)
     return 0
+
+
+def _enough(chosen: argparse.Namespace, played: int, faults: list[Fault]) -> bool:
+    """Whether the series ends after so many rounds."""
+    if chosen.faults is not None and chosen.only is None:
+        # In a round of which nothing hits the study is too fast for its faults: no number of rounds helps.
+        return len(faults) >= chosen.faults or played > chosen.faults
+    rows = series.summary(faults)
+    each = len(rows) == len(KINDS) and all(row["times"] >= _TIMES for row in rows)
+    is_over = each or chosen.only is not None or played >= 2 * chosen.rounds
+    return played >= chosen.rounds and is_over
 
 
 def _rounds(chosen: argparse.Namespace) -> Iterable[series.Round]:

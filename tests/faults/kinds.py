@@ -79,6 +79,27 @@ def kill_worker(*titles: str) -> Callable[[Run, tuple[str, ...]], str | None]:
     return strike
 
 
+def kill_server(run: Run, steps: tuple[str, ...]) -> str | None:
+    """SIGKILL of the process that is forked for workers: those that it has made go on, later ones do
+    without.
+    """
+    seen, delay = 0.0, run.rng.uniform(0, 1.0)
+    for driver in _moments(run, steps):
+        found = [p for p in processes.below(driver.process.pid) if _is_server(p, driver)]
+        seen = seen or (time.monotonic() if found else 0.0)
+        if not found or time.monotonic() < seen + delay:
+            continue
+        step = run.step
+        if step in steps and found[0].kill() and not processes.gone(found[:1], within_s=30):
+            return f"in {step}"
+    return None
+
+
+def _is_server(process: processes.Process, driver: Driver) -> bool:
+    """A worker that was forked has its title until it takes one of its own, but not its parent."""
+    return "harness.cluster.forkserver" in process.title and process.parent == driver.process.pid
+
+
 def kill_driver(run: Run, steps: tuple[str, ...]) -> str | None:
     """SIGKILL of the driver alone: what it started must end by itself."""
     return _signal(run, steps, signal.SIGKILL, False, -signal.SIGKILL)
@@ -343,6 +364,7 @@ KINDS = {
         Kind("training rank killed in setup", TRAININGS, kill_worker(*_SETUP)),
         Kind("training rank killed in mid-epoch", TRAININGS, kill_worker(*_EPOCH)),
         Kind("attack worker killed", ("attack",), kill_worker("ray::_Holder.call")),
+        Kind("fork server killed", (*TRAININGS, "attack"), kill_server),
         Kind("node killed", ("base-network", "attack", *TRAININGS, "black-box", "white-box"), kill_node),
         Kind("Ctrl-C", ANY, interrupt, ends=True),
         Kind("driver terminated", ANY, terminate, ends=True),

@@ -27,11 +27,15 @@ class Round:
     cluster: bool = False
 
 
+# The steps of faults that need workers; others hit in any.
+_WHERE = {"node killed": kinds.TRAININGS, "fork server killed": (*kinds.TRAININGS, "attack")}
+
 # Of the default tests: the kinds that need neither root nor a C compiler nor a second node.
 SHORT = Round(
     (
         ("bound actor killed", ("bound",)),
         ("training rank killed in mid-epoch", ("base-network",)),
+        ("fork server killed", ("base-network", "attack")),
         ("driver killed", ("base-network", "attack")),
         ("byte flipped", tables.STEPS),
         ("attack worker killed", ("attack",)),
@@ -119,7 +123,8 @@ def _round(rng: random.Random, cluster: bool) -> Round:
         ("training rank killed in setup", rng.choice(grid)),
         ("training rank killed in mid-epoch", rng.choice(grid)),
     ]
-    loose = ["two drivers", "MLflow missing"] + (["node killed"] if cluster else ["clock moved"]) * 2
+    loose = ["two drivers", "MLflow missing"]
+    loose += ["node killed"] * 2 if cluster else ["clock moved", "clock moved", "fork server killed"]
     enders, damages = (
         ["driver killed", "Ctrl-C", "driver terminated", "disk full"],
         ["file truncated", "byte flipped", "empty file"],
@@ -129,10 +134,7 @@ def _round(rng: random.Random, cluster: bool) -> Round:
     rng.shuffle(damages)
     places = sorted(rng.sample(range(1, len(tables.STEPS)), len(enders)))
     faults = [(step, rng.random(), [kind]) for kind, step in fixed]
-    faults += [
-        (rng.choice(kinds.TRAININGS if kind == "node killed" else tables.STEPS[1:]), rng.random(), [kind])
-        for kind in loose
-    ]
+    faults += [(rng.choice(_WHERE.get(kind, tables.STEPS[1:])), rng.random(), [kind]) for kind in loose]
     # A driver ends after the other faults of its step, before its damaged file.
     faults += [
         (tables.STEPS[at], 2.0, pair)

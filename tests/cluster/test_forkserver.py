@@ -1,0 +1,144 @@
+"""Workers forked from a process that has imported torch: what they are given, and what ends with what."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.cluster import forkserver
+from harness.cluster.connection import connect
+from harness.study.compute import ComputeSpec
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+
+_SAYS = """
+import json, os, sys
+said = sys.argv[1:], "torch" in sys.modules, os.environ.get("GIVEN"), os.getcwd(), os.getppid()
+print(json.dumps([*said, os.getpgrp() == os.getpid(), sys.path[0], __name__]), flush=True)
+print("to stderr", file=sys.stderr, flush=True)
+"""
+
+
+def run(command, script, *arguments, **named):
+    """What Ray does with its `py_executable`; the worker itself may end later than what started it."""
+    words = [*shlex.split(command), str(script), *arguments]
+    return subprocess.run(words, timeout=120, **named)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def ends(pid, within_s=60):
+    until = time.monotonic() + within_s
+    while alive(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not alive(pid)
+
+
+def servers(parent):
+    """The fork servers that a process has started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            is_child = int(stat.read_text().rpartition(")")[2].split()[1]) == parent
+            if is_child and b"harness.cluster.forkserver" in (stat.parent / "cmdline").read_bytes():
+                found.append(int(stat.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "a worker.py"
+    path.write_text(_SAYS)
+    return path
+
+
+def test_a_fork_is_the_python_that_was_asked_for(script, tmp_path):
+    """Arguments, environment, folder and streams are its own; torch is there; it is in no group."""
+    with forkserver.running() as command:
+        (server,) = servers(os.getpid())
+        environment = {**os.environ, "GIVEN": "ä b"}
+        # Its output comes to an end when the worker does, not when what asked for it does.
+        told = run(command, script, "a", "b c", env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert told.returncode == 0 and told.stderr == "to stderr\n"
+        said = [["a", "b c"], True, "ä b", str(tmp_path), server, True, str(tmp_path), "__main__"]
+        assert json.loads(told.stdout) == said
+        assert alive(server)
+    assert not alive(server)
+    assert not Path(shlex.split(command)[-1]).parent.exists()
+
+
+def test_without_a_server_it_is_python_itself(script):
+    with forkserver.running() as command:
+        (server,) = servers(os.getpid())
+        os.kill(server, signal.SIGKILL)
+        told = run(command, script, "a", capture_output=True, text=True)
+    assert told.stdout.startswith('[["a"], false, ')
+
+
+def test_the_server_ends_with_its_driver(tmp_path):
+    """However that ends; and its folder goes with it."""
+    code = "import sys, time; from harness.cluster import forkserver\n"
+    code += "with forkserver.running() as command: print(command, flush=True); time.sleep(600)"
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    folder = Path(shlex.split(driver.stdout.readline())[-1]).parent
+    (server,) = servers(driver.pid)
+    driver.kill()
+    driver.wait()
+    assert ends(server)
+    assert not folder.exists()
+
+
+_HERE = """
+import json, os, signal, sys
+from pathlib import Path
+from harness.cluster.connection import connect
+from harness.study.compute import ComputeSpec
+
+def state(value): return value
+def asked(state, task): return [os.getpid(), os.getppid(), "torch" in sys.modules]
+def killed(state, task):
+    if task == 2 and not Path(state).exists():
+        Path(state).touch()
+        os.kill(os.getpid(), 9)
+    return task
+
+with connect(ComputeSpec(workers=1)) as cluster:
+    said = []
+    for _ in range(2):
+        said += dict(cluster.map(state, (0,), asked, [0])).values()
+        cluster.release()
+    repeated = dict(cluster.map(state, (sys.argv[1],), killed, [0, 1, 2, 3]))
+print(json.dumps([os.getpid(), said, sorted(repeated.items())]))
+"""
+
+
+def test_workers_of_a_ray_started_here_are_forked(tmp_path):
+    """One that ends takes no other with it, and one that is killed has a successor."""
+    environment = {**os.environ, "RAY_ADDRESS": ""}
+    command = [sys.executable, "-c", _HERE, str(tmp_path / "killed")]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    _, said, repeated = json.loads(told.stdout.splitlines()[-1])
+    (one, server, _), (other, again, _) = said
+    assert one != other and server == again != 1
+    assert [is_there for _, _, is_there in said] == [True, True]
+    assert repeated == [[task, task] for task in range(4)] and (tmp_path / "killed").exists()
+    assert ends(server) and ends(other)
+
+
+def test_in_this_process_alone_there_is_no_server():
+    with connect(ComputeSpec(workers=0)):
+        assert servers(os.getpid()) == []
