@@ -23,6 +23,7 @@ from harness.results import checkpoints
 from harness.results.cells import Cell, hardware
 from harness.results.store import Store
 from harness.seeds import derive
+from harness.study.compute import ComputeSpec
 from harness.study.trainings import Network
 
 GANG_TIMEOUT_S = 120  # a rank that dies while the others wait for it must not hang the trial for ever
@@ -35,7 +36,7 @@ class Material:
     ``bases``: weights of base networks by seed, for the trainings that start from them; ``distance`` float32
     [N], of the bound; ``base_outputs``: log-probabilities of base networks float32 [N, classes] by seed;
     ``initial``: by the key of a training's cell, the tensors of the file that it starts with: the file need
-    not be on every machine.
+    not be on every machine. ``compute``: how the study is run, which changes no value.
     """
 
     classes: int
@@ -45,6 +46,7 @@ class Material:
     distance: np.ndarray | None = None
     base_outputs: Mapping[int, np.ndarray] = field(default_factory=dict)
     initial: Mapping[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    compute: ComputeSpec = ComputeSpec()
 
 
 class Rank:
@@ -98,6 +100,7 @@ class Rank:
             from_tensors(model, material.bases[network.seed], on)
         objective = self._objective(network, seed, on)
         self._network = network
+        self._keeper = checkpoints.Keeper(self._store.folder, network.cell, material.compute.checkpoint_s)
         self._training = Training(
             model, objective, network.settings, seed, material.test, self._rank, self._world
         )
@@ -161,13 +164,14 @@ class Rank:
         return self._training.epoch >= self._network.settings.epochs
 
     def _finish(self) -> None:
-        """Keep the epoch; after the last one write the cell. Rank 0 does so for all."""
+        """Keep the epoch if it is time; after the last one write the cell. Rank 0 does so for all."""
         if self._rank:
             return
         cell, rows = self._network.cell, self._training.rows
         if not self.done():
-            checkpoints.save(self._store.folder, cell, self._training.state(), {"rows": rows})
+            self._keeper.keep(lambda: (self._training.state(), {"rows": list(rows)}))
             return
+        self._keeper.end()
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         self._store.write(cell, columns, to_tensors(self._training.network), **hardware())
         checkpoints.drop(self._store.folder, cell)

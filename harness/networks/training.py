@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from harness import seeds
 from harness.data.datasets import Images
 from harness.errors import HarnessError
+from harness.networks import heap
 from harness.networks.classifier import Classifier, predict, to_tensor
 from harness.networks.contract import check_workers
 from harness.networks.device import device, device_name, peak_flops, step_flops
@@ -104,7 +105,7 @@ class Training:
         batches = torch.from_numpy(order).to(self.device).split(self.settings.batch_size)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         self._wrapped.train()
-        with self._drawing("dropout", epoch):
+        with self._drawing("dropout", epoch), heap.kept():
             for number, batch in enumerate(batches):
                 self._in_training.batch = number
                 total += self._step(batch, epoch)
@@ -172,11 +173,11 @@ class Training:
     # --- going on after an interruption: everything that an epoch depends on, as tensors and plain values ---
 
     def state(self) -> dict[str, np.ndarray]:
-        """Weights and Adam's moments; with ``rows``, all that an epoch depends on."""
+        """Copies of weights and Adam's moments; with ``rows``, all that an epoch depends on."""
         tensors = {f"network/{name}": value for name, value in self._values().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam/{index}/{name}": value for name, value in moments.items()}
-        return {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
+        return {name: _copy(value).numpy() for name, value in tensors.items()}
 
     def restore(self, tensors: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> None:
         """Go on from ``state()`` and the rows so far, with the network that the training started from.
@@ -203,3 +204,8 @@ class Training:
     def _values(self) -> dict[str, Tensor]:
         """What training changes in the network: a state dict may hold more than that."""
         return dict([*self.network.named_parameters(), *self.network.named_buffers()])
+
+
+def _copy(value: Tensor) -> Tensor:
+    """On the CPU, in the usual layout, which is not the training's: rows are what a reader expects."""
+    return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
