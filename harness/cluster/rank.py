@@ -14,7 +14,7 @@ from harness.cluster import nodes
 from harness.data.datasets import Images
 from harness.defenses.defense import Defense
 from harness.errors import HarnessError
-from harness.networks.build import build
+from harness.networks.build import blank, build
 from harness.networks.classifier import Classifier, from_tensors, to_tensor, to_tensors
 from harness.networks.device import device
 from harness.networks.objective import Inputs, Objective, supervised
@@ -95,7 +95,7 @@ class Rank:
         """Start a training, or go on where its checkpoint says."""
         material, on = self._material, device()
         seed = derive(network.seed, "training", *network.draws)
-        model = self._built(network, seed, initial=network.base is None)
+        model = self._first(network, seed) if network.base is None else self._blank(network)
         if network.base is not None:
             from_tensors(model, material.bases[network.seed], on)
         objective = self._objective(network, seed, on)
@@ -112,10 +112,14 @@ class Rank:
         self._agree()
         self._finish()
 
-    def _built(self, network: Network, seed: int, initial: bool) -> Classifier:
-        material, tensors = self._material, self._material.initial.get(network.cell.key)
-        pixels, classes = material.train.pixels, material.classes
-        return build(network.architecture, pixels, classes, seed, initial, tensors)
+    def _first(self, network: Network, seed: int) -> Classifier:
+        """A base network before its training."""
+        material = self._material
+        tensors = material.initial.get(network.cell.key)
+        return build(network.architecture, material.train.pixels, material.classes, seed, True, tensors)
+
+    def _blank(self, network: Network) -> Classifier:
+        return blank(network.architecture, self._material.train.pixels, self._material.classes)
 
     def _objective(self, network: Network, seed: int, on: torch.device) -> Objective:
         inputs = self._inputs(network, on)
@@ -151,7 +155,7 @@ class Rank:
 
     def _fixed(self, network: Network, cell: Cell, on: torch.device) -> Classifier:
         """Another network of the same architecture, which is used and not trained."""
-        return from_tensors(self._built(network, 0, initial=False), self._store.tensors(cell), on)
+        return from_tensors(self._blank(network), self._store.tensors(cell), on)
 
     def epoch(self) -> dict[str, Any]:
         """One epoch more, if one is left; the last row, and whether the training is done."""
