@@ -32,6 +32,16 @@ def test_random_words_are_the_same():
     )
 
 
+@pytest.mark.filterwarnings("error:noise takes")
+def test_compiled_noise_is_the_same():
+    """Bit for bit, words and normals, for any number of images and pixels."""
+    for images_, size in ((4, 784), (128, 3072), (1, 785), (7, 1)):
+        ids = torch.arange(images_, device="cuda") * 2**31 + 5
+        draw = torch.arange(images_, device="cuda")
+        plain, fused = (seeds.normal(2**63 - 1, ids, draw, size, fused) for fused in (False, True))
+        assert torch.equal(plain, fused)
+
+
 def test_global_generators_are_seeded_and_restored():
     ids = torch.arange(3, 5, device="cuda")
     torch.manual_seed(1)
