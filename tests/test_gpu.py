@@ -12,7 +12,9 @@ from harness import attacks, seeds
 from harness.attacks import ATTACKS
 from harness.attacks.gradient_sign import Pgd
 from harness.attacks.guard import seeded
+from harness.defenses.imperceptible_bound import ImperceptibleBound
 from harness.neighbours import nearest_gpu
+from harness.networks import Vgg16, step
 from harness.networks.build import build
 from harness.networks.classifier import as_input, to_tensor
 from harness.networks.convnet import ConvNet
@@ -123,3 +125,38 @@ def test_a_whole_study(tiny, tmp_path):
     rows = run.store.read(run.plan.base.cell)
     assert rows["device"][0].as_py().startswith("cuda")
     assert rows["clean_accuracy"][-1].as_py() > 0.5
+
+
+@pytest.mark.filterwarnings("error:steps run without")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_cuda_graphs_change_nothing(precision, monkeypatch):
+    """Bit for bit, with dropout, noise drawn anew each epoch and a smaller last batch; twice the same."""
+    monkeypatch.setattr(step, "_WORTHWHILE", 5)
+    data = images(0, 100, 3, shape=(3, 32, 32))
+    recorded = []
+    monkeypatch.setattr(
+        step, "cuda_graph", lambda work, real=step.cuda_graph: recorded.append(0) or real(work)
+    )
+    pixels, labels, ids = (to_tensor(value, device()) for value in (data.pixels, data.labels, data.ids))
+    outputs = torch.full((100, 3), 1 / 3, device=device()).log()
+    inputs = Inputs(
+        pixels, labels, ids, distance=torch.full((100,), 0.1, device=device()), base_outputs=outputs
+    )
+    settings = ImperceptibleBound(
+        k=1.0, n=2, redraw=True, epochs=2, batch_size=16, learning_rate=1e-4, precision=precision
+    )
+
+    def trained(graphs):
+        network = build(Vgg16(), data.pixels, 3, 0)
+        training = Training(network, settings.objective(inputs, 0), settings, 5, data, graphs=graphs)
+        training.start()
+        rows = [training.run_epoch()["loss"] for _ in range(2)]
+        return rows, training.state()
+
+    (losses, state), (again, repeated), (expected, plain) = (
+        trained(graphs) for graphs in (True, True, False)
+    )
+    assert len(recorded) == 4
+    assert losses == again == expected
+    assert all(np.array_equal(state[name], plain[name]) for name in plain)
+    assert all(np.array_equal(state[name], repeated[name]) for name in plain)

@@ -102,7 +102,14 @@ class Rank:
         self._network = network
         self._keeper = checkpoints.Keeper(self._store.folder, network.cell, material.compute.checkpoint_s)
         self._training = Training(
-            model, objective, network.settings, seed, material.test, self._rank, self._world
+            model,
+            objective,
+            network.settings,
+            seed,
+            material.test,
+            self._rank,
+            self._world,
+            material.compute.cuda_graphs,
         )
         if checkpoint := checkpoints.load(self._store.folder, network.cell):
             tensors, state = checkpoint

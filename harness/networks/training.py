@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from harness.networks.classifier import Classifier, predict, to_tensor
 from harness.networks.contract import check_workers
 from harness.networks.device import device, device_name, peak_flops, step_flops
 from harness.networks.objective import InTraining, Objective
+from harness.networks.step import Steps, recorder_for
 from harness.settings import Count, Settings
 
 
@@ -55,7 +57,8 @@ class Training:
     """A training between epochs: network, optimiser and the rows measured so far.
 
     ``rank`` and ``world`` say which part of every batch is this worker's; with world > 1 a process
-    group must exist. The global batches are the same for every world size.
+    group must exist. The global batches are the same for every world size. ``graphs``: on a GPU, record steps
+    as CUDA graphs where that is known to change nothing (``step``).
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Training:
         test: Images,
         rank: int = 0,
         world: int = 1,
+        graphs: bool = True,
     ) -> None:
         if settings.epochs:
             check_workers(network.body, world)
@@ -74,12 +78,23 @@ class Training:
         self.network = network.to(self.device).to(memory_format=torch.channels_last).requires_grad_(True)
         self.objective, self.settings, self.seed, self.test = objective, settings, seed, test
         self.rank, self.world = rank, world
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(),
+            lr=settings.learning_rate,
+            fused=True,
+            capturable=self.device.type == "cuda",
+        )
         self.rows: list[dict[str, Any]] = []
         self._wrapped: nn.Module = self.network
         if world > 1:
-            # Gradients live in the buffers that are sent: no copy.
-            self._wrapped = nn.parallel.DistributedDataParallel(self.network, gradient_as_bucket_view=True)
+            # Gradients live in the buffers that are sent: no copy. No layer changes a buffer (check_workers).
+            self._wrapped = nn.parallel.DistributedDataParallel(
+                self.network, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
+        may_record = graphs and world == 1 and objective.is_steady
+        recorder = recorder_for(self.network, self.device) if may_record else None
+        self._steps = Steps(settings.batch_size, self.device, recorder)
+        self._total = torch.zeros((), dtype=torch.float64, device=self.device)
         self._in_training = InTraining(self.network, self._wrapped, self.device, settings.precision)
         self._peak = peak_flops(self.device, settings.precision)
         self._flops: float | None = None
@@ -103,13 +118,14 @@ class Training:
         began, epoch = time.perf_counter(), self.epoch + 1
         order = seeds.generator(self.seed, "order", epoch).permutation(self.objective.samples)
         batches = torch.from_numpy(order).to(self.device).split(self.settings.batch_size)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
         self._wrapped.train()
-        with self._drawing("dropout", epoch), heap.kept():
+        self._total.zero_()
+        step = partial(self._step, epoch=epoch)
+        with self._drawing("dropout", epoch), heap.kept(), self._steps.epoch(step, len(batches)) as run:
             for number, batch in enumerate(batches):
                 self._in_training.batch = number
-                total += self._step(batch, epoch)
-        loss = float(self._sum(total)) / len(order)
+                run(batch)
+        loss = float(self._sum(self._total)) / len(order)
         if not math.isfinite(loss):
             rate = self.settings.learning_rate
             raise HarnessError(
@@ -124,8 +140,11 @@ class Training:
             torch.manual_seed(seeds.derive(self.seed, purpose, epoch, self.rank))
             yield
 
-    def _step(self, batch: Tensor, epoch: int) -> Tensor:
-        """One optimiser step on this worker's share of a global batch; the sum of the share's losses."""
+    def _step(self, batch: Tensor, epoch: int) -> None:
+        """One optimiser step on this worker's share of a global batch, whose losses are added to the total.
+
+        No value of it is looked at: on a GPU nothing here waits.
+        """
         mine = batch[self.rank :: self.world]
         losses = self.objective.loss(self._in_training, mine if len(mine) else batch[:1], epoch)
         # A last batch smaller than the world leaves ranks without a share: they take part with weight 0.
@@ -134,7 +153,7 @@ class Training:
         # DDP divides by the world size; the mean over the global batch divides by its length.
         (share * (self.world / len(batch))).backward()
         self.optimizer.step()
-        return share.detach().double()
+        self._total += share.detach().double()
 
     def _sum(self, value: Tensor) -> Tensor:
         if self.world > 1:
