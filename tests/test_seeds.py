@@ -68,3 +68,40 @@ def test_no_word_gives_0_or_1():
     extremes = seeds._unit(torch.tensor([0, 2**32 - 1]))
     assert extremes[0] > 0
     assert extremes[1] < 1
+
+
+# --- as one kernel ---
+
+
+@pytest.fixture
+def draws():
+    return torch.tensor([5, 2**40 + 5, 9]), torch.tensor([0, 3, 1])
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    yield
+    seeds._fused_units.cache_clear()
+
+
+def test_what_cannot_be_compiled_is_said_and_computed_as_it_is(draws, monkeypatch):
+    def no_compiler(*arguments):
+        raise RuntimeError("no working C compiler\nlong story")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: no_compiler)
+    with pytest.warns(UserWarning, match="could not be made one: no working C compiler$"):
+        fused = seeds._fused_units(torch.device("cpu"))
+    found = fused(seeds._keys_on(11, torch.device("cpu")), *draws, 785)
+    expected = [seeds._unit(words) for words in seeds._words(11, *draws, 785)]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_keys_may_lie_on_the_device(draws):
+    """As what is compiled takes them (that itself: test_gpu)."""
+    found = seeds._units(seeds._keys_on(2**63 - 1, torch.device("cpu")), *draws, 785)
+    expected = [seeds._unit(words) for words in seeds._words(2**63 - 1, *draws, 785)]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_fused_or_not_on_a_cpu(draws):
+    assert torch.equal(seeds.normal(11, *draws, 785, fused=True), seeds.normal(11, *draws, 785))

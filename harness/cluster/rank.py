@@ -14,7 +14,7 @@ from harness.cluster import nodes
 from harness.data.datasets import Images
 from harness.defenses.defense import Defense
 from harness.errors import HarnessError
-from harness.networks.build import build
+from harness.networks.build import blank, build
 from harness.networks.classifier import Classifier, from_tensors, to_tensor, to_tensors
 from harness.networks.device import cuda_versions, device
 from harness.networks.objective import Inputs, Objective, supervised
@@ -23,6 +23,7 @@ from harness.results import checkpoints
 from harness.results.cells import Cell, hardware
 from harness.results.store import Store
 from harness.seeds import derive
+from harness.study.compute import ComputeSpec
 from harness.study.trainings import Network
 
 GANG_TIMEOUT_S = 120  # a rank that dies while the others wait for it must not hang the trial for ever
@@ -35,7 +36,7 @@ class Material:
     ``bases``: weights of base networks by seed, for the trainings that start from them; ``distance`` float32
     [N], of the bound; ``base_outputs``: log-probabilities of base networks float32 [N, classes] by seed;
     ``initial``: by the key of a training's cell, the tensors of the file that it starts with: the file need
-    not be on every machine.
+    not be on every machine. ``compute``: how the study is run, which changes no value.
     """
 
     classes: int
@@ -45,6 +46,7 @@ class Material:
     distance: np.ndarray | None = None
     base_outputs: Mapping[int, np.ndarray] = field(default_factory=dict)
     initial: Mapping[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    compute: ComputeSpec = ComputeSpec()
 
 
 class Rank:
@@ -93,13 +95,21 @@ class Rank:
         """Start a training, or go on where its checkpoint says."""
         material, on = self._material, device()
         seed = derive(network.seed, "training", *network.draws)
-        model = self._built(network, seed, initial=network.base is None)
+        model = self._first(network, seed) if network.base is None else self._blank(network)
         if network.base is not None:
             from_tensors(model, material.bases[network.seed], on)
         objective = self._objective(network, seed, on)
         self._network = network
+        self._keeper = checkpoints.Keeper(self._store.folder, network.cell, material.compute.checkpoint_s)
         self._training = Training(
-            model, objective, network.settings, seed, material.test, self._rank, self._world
+            model,
+            objective,
+            network.settings,
+            seed,
+            material.test,
+            self._rank,
+            self._world,
+            material.compute.cuda_graphs,
         )
         if checkpoint := checkpoints.load(self._store.folder, network.cell):
             tensors, state = checkpoint
@@ -109,10 +119,14 @@ class Rank:
         self._agree()
         self._finish()
 
-    def _built(self, network: Network, seed: int, initial: bool) -> Classifier:
-        material, tensors = self._material, self._material.initial.get(network.cell.key)
-        pixels, classes = material.train.pixels, material.classes
-        return build(network.architecture, pixels, classes, seed, initial, tensors)
+    def _first(self, network: Network, seed: int) -> Classifier:
+        """A base network before its training."""
+        material = self._material
+        tensors = material.initial.get(network.cell.key)
+        return build(network.architecture, material.train.pixels, material.classes, seed, True, tensors)
+
+    def _blank(self, network: Network) -> Classifier:
+        return blank(network.architecture, self._material.train.pixels, self._material.classes)
 
     def _objective(self, network: Network, seed: int, on: torch.device) -> Objective:
         inputs = self._inputs(network, on)
@@ -148,7 +162,7 @@ class Rank:
 
     def _fixed(self, network: Network, cell: Cell, on: torch.device) -> Classifier:
         """Another network of the same architecture, which is used and not trained."""
-        return from_tensors(self._built(network, 0, initial=False), self._store.tensors(cell), on)
+        return from_tensors(self._blank(network), self._store.tensors(cell), on)
 
     def epoch(self) -> dict[str, Any]:
         """One epoch more, if one is left; the last row, and whether the training is done."""
@@ -161,13 +175,14 @@ class Rank:
         return self._training.epoch >= self._network.settings.epochs
 
     def _finish(self) -> None:
-        """Keep the epoch; after the last one write the cell. Rank 0 does so for all."""
+        """Keep the epoch if it is time; after the last one write the cell. Rank 0 does so for all."""
         if self._rank:
             return
         cell, rows = self._network.cell, self._training.rows
         if not self.done():
-            checkpoints.save(self._store.folder, cell, self._training.state(), {"rows": rows})
+            self._keeper.keep(lambda: (self._training.state(), {"rows": list(rows)}))
             return
+        self._keeper.end()
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         facts = {**hardware(), **cuda_versions()}
         self._store.write(cell, columns, to_tensors(self._training.network), **facts)

@@ -6,8 +6,8 @@ TorchTrainer, was measured at 20 to 30 s a trial (a controller and new worker pr
 its workers' resources from Tune, which then cannot run as many trials as fit. A training of one worker runs
 in the trial's own process; only more than one get a gang of ranks in the trial's placement group.
 
-Tune's own checkpoints are not used: each epoch replaces the cell's checkpoint in the store, so that a
-training goes on after the loss of a rank, of the trial or of the driver alike.
+Tune's own checkpoints are not used: about once a minute an epoch replaces the cell's checkpoint in the store,
+so that a training goes on after the loss of a rank, of the trial or of the driver alike.
 """
 
 import io

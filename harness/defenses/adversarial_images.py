@@ -50,4 +50,4 @@ class AdversarialImages(Defense):
             seen = torch.where(is_clean, inputs.clean(image), made[image])
             return cross_entropy(network(seen), inputs.labels[image])
 
-        return Objective(2 * images, loss)
+        return Objective(2 * images, loss, is_steady=True)

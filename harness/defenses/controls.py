@@ -52,7 +52,7 @@ class NoNoise(Defense):
             image = indices % images
             return kl_divergence(base_outputs[image], network(inputs.clean(image)))
 
-        return Objective(images * self.n, loss)
+        return Objective(images * self.n, loss, is_steady=True)
 
 
 class NoiseLabels(BoundNoise):
@@ -73,4 +73,4 @@ class NoiseLabels(BoundNoise):
             image, x = perturbed(indices, epoch)
             return cross_entropy(network(x), inputs.labels[image])
 
-        return Objective(len(inputs.pixels) * self.n, loss)
+        return Objective(len(inputs.pixels) * self.n, loss, is_steady=True)

@@ -28,4 +28,4 @@ class ImperceptibleBound(BoundNoise):
             image, x = perturbed(indices, epoch)
             return kl_divergence(base_outputs[image], network(x))
 
-        return Objective(len(inputs.pixels) * self.n, loss)
+        return Objective(len(inputs.pixels) * self.n, loss, is_steady=True)

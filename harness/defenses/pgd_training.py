@@ -48,4 +48,4 @@ class PgdTraining(Defense):
                 )
             return cross_entropy(network(adversarial), labels)
 
-        return Objective(len(inputs.pixels), loss)
+        return Objective(len(inputs.pixels), loss, is_steady=True)

@@ -65,7 +65,7 @@ class Trades(Defense):
             kl = divergence(outputs.log_softmax(1), moved.log_softmax(1))
             return cross_entropy(outputs, labels) + self.beta * kl
 
-        return Objective(len(inputs.pixels), loss)
+        return Objective(len(inputs.pixels), loss, is_steady=True)
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from harness.evaluation.certified import Smoothing
 from harness.evaluation.randomised import TRIED, draws_column, fresh, judged
 from harness.evaluation.smoothing import certify_block
 from harness.networks import Architecture
-from harness.networks.build import build
+from harness.networks.build import blank
 from harness.networks.classifier import as_input, from_tensors, logits, predict, to_tensor
 from harness.networks.device import device
 from harness.results.cells import Cell
@@ -114,7 +114,7 @@ class Tester:
         """The trained network, or the mean of its draws where it draws."""
         if self._loaded is None or self._loaded[0] != stored.cell:
             pixels, classes = self._dataset.train.pixels, len(self._dataset.classes)
-            built = build(stored.architecture, pixels, classes, 0, initial=False)
+            built = blank(stored.architecture, pixels, classes)
             network = from_tensors(built, self._store.tensors(stored.cell), device())
             tried = as_input(to_tensor(self._dataset.test.pixels[:TRIED], device()))
             is_from_outside = bool(stored.architecture.package)

@@ -1,6 +1,7 @@
 """A network of some architecture for some images."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from harness.networks.classifier import Architecture, Classifier
 from harness.networks.contract import check_images
+from harness.networks.undrawn import Undrawn
 from harness.networks.weights import Statistics
 
 _SAMPLED = 4096  # images: statistics to normalise with need no more, and no float copy of all
@@ -42,6 +44,12 @@ def build(
         architecture.load(body, tensors)
     mean, std = architecture.normalised_with(tensors) or _statistics(pixels)
     return Classifier(body, mean, std)
+
+
+def blank(architecture: Architecture, pixels: np.ndarray, classes: int) -> Classifier:
+    """A network like ``build``'s, to be filled with stored weights: until then its own may be anything."""
+    with Undrawn() if architecture.stores_draws else nullcontext():
+        return build(architecture, pixels, classes, 0, initial=False)
 
 
 def _statistics(pixels: np.ndarray) -> Statistics:

@@ -33,6 +33,7 @@ class Architecture(Settings):
     title: ClassVar[str]  # for tables, e.g. 'VGG16'
     revision: ClassVar[int] = 0
     takes_any_size: ClassVar[bool] = False  # all of ``check_images``; the others are tried by ``check``
+    stores_draws: ClassVar[bool] = False  # all that a body draws: as parameters and buffers, alone
     repeats_grey: ClassVar[bool] = False  # to three channels, for which statistics may be, too
 
     architecture: str  # narrowed to the Literal that a study names it by

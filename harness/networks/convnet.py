@@ -14,6 +14,7 @@ class ConvNet(Architecture):
 
     title: ClassVar[str] = "small network"
     takes_any_size: ClassVar[bool] = True
+    stores_draws: ClassVar[bool] = True
 
     architecture: Literal["convnet"] = "convnet"
     width: Count = Field(32, description="channels of the first block")

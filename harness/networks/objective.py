@@ -108,10 +108,15 @@ class Objective:
     ``loss(network, indices, epoch)`` -> float32 [B] for int64 sample indices [B] below ``samples``; epochs
     count from 1. A sample's loss depends on itself, the weights and dropout alone: not on the others of its
     batch, nor on the number of processes.
+
+    ``is_steady``: in every full batch of an epoch the loss does the same to other numbers. It looks at no
+    value of a tensor, nor at ``network.batch``, and draws by ``seeds`` and torch's generator alone: then a
+    GPU may replay the first batch's work for the others.
     """
 
     samples: int
     loss: Callable[[InTraining, Tensor, int], Tensor]
+    is_steady: bool = False
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -131,4 +136,4 @@ def supervised(inputs: Inputs) -> Objective:
     def loss(network: InTraining, indices: Tensor, epoch: int) -> Tensor:
         return cross_entropy(network(inputs.clean(indices)), inputs.labels[indices])
 
-    return Objective(len(inputs.pixels), loss)
+    return Objective(len(inputs.pixels), loss, is_steady=True)

@@ -31,6 +31,7 @@ _DOTTED = re.compile(
 class Torchvision(Architecture):
     """A model of ``torchvision.models``; grey images are repeated to three channels."""
 
+    stores_draws: ClassVar[bool] = True
     repeats_grey: ClassVar[bool] = True
 
     architecture: Literal["torchvision"] = "torchvision"

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from harness import seeds
 from harness.data.datasets import Images
 from harness.errors import HarnessError
+from harness.networks import heap
 from harness.networks.classifier import Classifier, predict, to_tensor
 from harness.networks.contract import check_workers
 from harness.networks.device import device, device_name, peak_flops, step_flops
 from harness.networks.objective import InTraining, Objective
+from harness.networks.step import Steps, recorder_for
 from harness.settings import Count, Settings
 
 
@@ -54,7 +57,8 @@ class Training:
     """A training between epochs: network, optimiser and the rows measured so far.
 
     ``rank`` and ``world`` say which part of every batch is this worker's; with world > 1 a process
-    group must exist. The global batches are the same for every world size.
+    group must exist. The global batches are the same for every world size. ``graphs``: on a GPU, record steps
+    as CUDA graphs where that is known to change nothing (``step``).
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Training:
         test: Images,
         rank: int = 0,
         world: int = 1,
+        graphs: bool = True,
     ) -> None:
         if settings.epochs:
             check_workers(network.body, world)
@@ -73,7 +78,12 @@ class Training:
         self.network = network.to(self.device).to(memory_format=torch.channels_last).requires_grad_(True)
         self.objective, self.settings, self.seed, self.test = objective, settings, seed, test
         self.rank, self.world = rank, world
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(),
+            lr=settings.learning_rate,
+            fused=True,
+            capturable=self.device.type == "cuda",
+        )
         self.rows: list[dict[str, Any]] = []
         self._wrapped: nn.Module = self.network
         if world > 1:
@@ -84,6 +94,10 @@ class Training:
                 # (another's code) follows rank 0; mean and std are constants, nothing to send in each step.
                 broadcast_buffers=any(True for _ in self.network.body.buffers()),
             )
+        may_record = graphs and world == 1 and objective.is_steady
+        recorder = recorder_for(self.network, self.device) if may_record else None
+        self._steps = Steps(settings.batch_size, self.device, recorder)
+        self._total = torch.zeros((), dtype=torch.float64, device=self.device)
         self._in_training = InTraining(self.network, self._wrapped, self.device, settings.precision)
         self._peak = peak_flops(self.device, settings.precision)
         self._flops: float | None = None
@@ -107,13 +121,14 @@ class Training:
         began, epoch = time.perf_counter(), self.epoch + 1
         order = seeds.generator(self.seed, "order", epoch).permutation(self.objective.samples)
         batches = torch.from_numpy(order).to(self.device).split(self.settings.batch_size)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
         self._wrapped.train()
-        with self._drawing("dropout", epoch):
+        self._total.zero_()
+        step = partial(self._step, epoch=epoch)
+        with self._drawing("dropout", epoch), heap.kept(), self._steps.epoch(step, len(batches)) as run:
             for number, batch in enumerate(batches):
                 self._in_training.batch = number
-                total += self._step(batch, epoch)
-        loss = float(self._sum(total)) / len(order)
+                run(batch)
+        loss = float(self._sum(self._total)) / len(order)
         if not math.isfinite(loss):
             rate = self.settings.learning_rate
             raise HarnessError(
@@ -128,8 +143,11 @@ class Training:
             torch.manual_seed(seeds.derive(self.seed, purpose, epoch, self.rank))
             yield
 
-    def _step(self, batch: Tensor, epoch: int) -> Tensor:
-        """One optimiser step on this worker's share of a global batch; the sum of the share's losses."""
+    def _step(self, batch: Tensor, epoch: int) -> None:
+        """One optimiser step on this worker's share of a global batch, whose losses are added to the total.
+
+        No value of it is looked at: on a GPU nothing here waits.
+        """
         mine = batch[self.rank :: self.world]
         losses = self.objective.loss(self._in_training, mine if len(mine) else batch[:1], epoch)
         # A last batch smaller than the world leaves ranks without a share: they take part with weight 0.
@@ -138,7 +156,7 @@ class Training:
         # DDP divides by the world size; the mean over the global batch divides by its length.
         (share * (self.world / len(batch))).backward()
         self.optimizer.step()
-        return share.detach().double()
+        self._total += share.detach().double()
 
     def _sum(self, value: Tensor) -> Tensor:
         if self.world > 1:
@@ -177,11 +195,11 @@ class Training:
     # --- going on after an interruption: everything that an epoch depends on, as tensors and plain values ---
 
     def state(self) -> dict[str, np.ndarray]:
-        """Weights and Adam's moments; with ``rows``, all that an epoch depends on."""
+        """Copies of weights and Adam's moments; with ``rows``, all that an epoch depends on."""
         tensors = {f"network/{name}": value for name, value in self._values().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam/{index}/{name}": value for name, value in moments.items()}
-        return {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
+        return {name: _copy(value).numpy() for name, value in tensors.items()}
 
     def restore(self, tensors: dict[str, np.ndarray], rows: list[dict[str, Any]]) -> None:
         """Go on from ``state()`` and the rows so far, with the network that the training started from.
@@ -208,3 +226,8 @@ class Training:
     def _values(self) -> dict[str, Tensor]:
         """What training changes in the network: a state dict may hold more than that."""
         return dict([*self.network.named_parameters(), *self.network.named_buffers()])
+
+
+def _copy(value: Tensor) -> Tensor:
+    """On the CPU, in the usual layout, which is not the training's: rows are what a reader expects."""
+    return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -24,6 +24,7 @@ class Vgg16(Architecture):
 
     title: ClassVar[str] = "VGG16"
     takes_any_size: ClassVar[bool] = True
+    stores_draws: ClassVar[bool] = True
     repeats_grey: ClassVar[bool] = True
 
     architecture: Literal["vgg16"] = "vgg16"

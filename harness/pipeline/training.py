@@ -73,6 +73,7 @@ def _material(run: Run, networks: list[Network]) -> Material:
         distance=_distances(run) if any(need.bound for need in needs) else None,
         base_outputs={seed: _outputs(run, bases[seed]) for seed in sorted(wants_outputs)},
         initial={key: tensors for key, tensors in files.items() if tensors is not None},
+        compute=run.study.compute,
     )
 
 

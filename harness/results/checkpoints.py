@@ -1,8 +1,13 @@
-"""The last finished epoch of a training that is not done: one atomic file, gone when its cell is there."""
+"""A late epoch of a training that is not done: one atomic file, gone when its cell is there.
+
+The file is that of safetensors, with the plain state in its header, and the sha256 of that at its end.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +17,12 @@ from harness.results.cells import Cell
 from harness.results.storage import Folder
 
 _FOLDER = "checkpoints"
+_DIGEST = hashlib.sha256().digest_size
+_KINDS = {"f": "F", "i": "I", "u": "U", "b": "BOOL"}  # of numpy: the format's names, with bits
 
 
 def path_of(cell: Cell) -> Path:
-    """Where a training keeps its last finished epoch; gone when the cell is done."""
+    """Where a training keeps an epoch; gone when the cell is done."""
     return Path(_FOLDER, cell.path).with_suffix(".checkpoint")
 
 
@@ -24,14 +31,67 @@ def paths(folder: Folder) -> list[Path]:
     return list(folder.files(_FOLDER, ".checkpoint"))
 
 
+class Keeper:
+    """Keeps the epochs of a training: one every ``interval_s`` seconds, written by a thread.
+
+    A kill loses that time at most, beside the epoch under way. With 0 every epoch is kept, and is on the disk
+    when ``keep`` returns.
+    """
+
+    def __init__(self, folder: Folder, cell: Cell, interval_s: float) -> None:
+        self._folder, self._cell, self._interval_s = folder, cell, interval_s
+        self._due = time.monotonic() + interval_s
+        self._thread, self._writing = ThreadPoolExecutor(1, "checkpoint"), Future[None]()
+        self._writing.set_result(None)
+
+    def keep(self, state: Callable[[], tuple[Mapping[str, np.ndarray], Mapping[str, Any]]]) -> None:
+        """Keep an epoch if it is time; what ``state`` returns is then no longer anyone else's to change.
+
+        Raises what the last write raised, HarnessError where the storage refused.
+        """
+        if self._interval_s and not self._writing.done():
+            return
+        self._writing.result()
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._interval_s
+            self._writing = self._thread.submit(save, self._folder, self._cell, *state())
+        if not self._interval_s:
+            self._writing.result()
+
+    def end(self) -> None:
+        """The training is done or given up: wait until nothing is written any more, whatever came of it."""
+        self._thread.shutdown()
+
+
 def save(folder: Folder, cell: Cell, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
     """Replace the training's checkpoint: tensors and plain state, one atomic file."""
-    from safetensors.numpy import save as encoded
+    folder.write(path_of(cell), _signed(_encoded(tensors, {"state": json.dumps(state)})))
 
-    payload = encoded(
-        {name: np.asarray(value, order="C") for name, value in tensors.items()}, {"state": json.dumps(state)}
-    )
-    folder.write(path_of(cell), hashlib.sha256(payload).digest() + payload)
+
+def _encoded(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Iterator[memoryview]:
+    """A safetensors file in parts, its header first; its own library makes a copy of them all.
+
+    https://huggingface.co/docs/safetensors, 'Format'.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    values, end = [np.asarray(value, order="C") for value in tensors.values()], 0
+    for name, value in zip(tensors, values, strict=True):
+        kind = f"{_KINDS[value.dtype.kind]}{8 * value.itemsize}".replace("BOOL8", "BOOL")
+        offsets = [end, end := end + value.nbytes]
+        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    yield from (value.reshape(-1).view(np.uint8).data for value in values)
+
+
+def _signed(parts: Iterator[memoryview]) -> Iterator[bytes | memoryview]:
+    """The parts, hashed as they are written, and their digest."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+        yield part
+    yield digest.digest()
 
 
 def load(folder: Folder, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
@@ -67,5 +127,5 @@ def is_whole(folder: Folder, path: Path) -> bool:
 
 def _payload(content: bytes) -> bytes | None:
     """The payload of a checkpoint file; None where its digest does not fit."""
-    digest, payload = content[:32], content[32:]
+    payload, digest = content[:-_DIGEST], content[-_DIGEST:]
     return payload if hashlib.sha256(payload).digest() == digest else None

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ import pyarrow.fs
 from harness.errors import HarnessError
 from harness.results import locking, object_store
 
+Payload: TypeAlias = bytes | pa.Buffer | Iterator[bytes | memoryview]  # whole, or in parts
 CONNECTIONS = 16  # requests at once, where each waits for an object store
 
 
@@ -141,16 +143,20 @@ class Folder:
 
     # --- writing ---
 
-    def write(self, path: Path | str, payload: bytes | pa.Buffer) -> None:
-        """Write or replace a file: a reader sees what was there before, or all of it."""
+    def write(self, path: Path | str, payload: Payload) -> None:
+        """Write or replace a file: a reader sees what was there before, or all of it.
+
+        A payload in parts is asked for them one by one, as they are written.
+        """
         with self._refusals("written", path):
             if self.local is not None:
                 _rename_into_place(self.local / path, payload)
             else:
+                whole = b"".join(payload) if isinstance(payload, Iterator) else payload
                 # Closing the stream completes the upload, whatever was written to it. In a thread of its own
                 # Ctrl-C can't come in between, and leave half a file behind that looks whole.
                 with ThreadPoolExecutor(1) as thread:
-                    thread.submit(object_store.put, self._files, self._address(path), payload).result()
+                    thread.submit(object_store.put, self._files, self._address(path), whole).result()
 
     def delete(self, path: Path | str) -> None:
         """Remove a file, if it is there."""
@@ -204,12 +210,13 @@ def _is_shown(name: str, suffix: str) -> bool:
     return not name.startswith(".") and name[1:].endswith(suffix)
 
 
-def _rename_into_place(path: Path, payload: bytes | pa.Buffer) -> None:
+def _rename_into_place(path: Path, payload: Payload) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = locking.temporary(path)
     try:
         with temporary.open("wb") as file:
-            file.write(payload)
+            for part in payload if isinstance(payload, Iterator) else (payload,):
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -32,3 +32,9 @@ class ComputeSpec(Settings):
         description="network interface of trainings on several machines, e.g. eth0; "
         "the one that Ray uses unless given",
     )
+    cuda_graphs: bool = Field(
+        True, description="on a GPU, steps of trainings of one worker are recorded once an epoch and replayed"
+    )
+    checkpoint_s: Annotated[float, Field(ge=0)] = Field(
+        60.0, description="seconds of a training that a kill loses at most, beside an epoch; 0: none"
+    )

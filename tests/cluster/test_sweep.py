@@ -16,8 +16,9 @@ from harness.study.reading import build
 pytestmark = pytest.mark.ray
 
 
-def run(tiny, results, cores, **base):
-    study = build({**tiny, "base": {**tiny["base"], **base}, "compute": {"workers": cores}})
+def run(tiny, results, cores, checkpoint_s=60, **base):
+    compute = {"workers": cores, "checkpoint_s": checkpoint_s}
+    study = build({**tiny, "base": {**tiny["base"], **base}, "compute": compute})
     run = prepare(study, Store(results), None, Silence())
     run_steps(run, ("base-network",))
     return run
@@ -58,6 +59,10 @@ class KilledOnce(Training):
             os.kill(os.getpid(), 9)
         return super().run_epoch()
 
+    def restore(self, tensors, rows):
+        super().restore(tensors, rows)
+        open(os.path.join(os.environ["HARNESS_TEST_MARKER"], f"went on after {self.epoch}"), "w").close()
+
 
 class Worker(Rank):
     """A rank whose trainings die once."""
@@ -76,8 +81,8 @@ def test_a_killed_training_goes_on_from_its_last_epoch(tiny, tmp_path, ray_sessi
     marker = tmp_path / "marker"
     marker.mkdir()
     monkeypatch.setattr(sweep, "Rank", _with_marker(str(marker)))
-    disturbed = run(tiny, tmp_path / "killed", 2, workers=world)
-    assert (marker / "killed").exists()
+    disturbed = run(tiny, tmp_path / "killed", 2, checkpoint_s=0, workers=world)
+    assert sorted(path.name for path in marker.iterdir()) == ["killed", "went on after 1"]
     assert snapshot(tmp_path / "killed") == snapshot(tmp_path / "calm")
     a, b = (r.store.tensors(r.plan.bases[0].cell) for r in (undisturbed, disturbed))
     assert all(np.array_equal(a[name], b[name]) for name in a)

@@ -65,7 +65,9 @@ def main() -> int:
     # Two ranks in each training, so that there are gangs to break.
     trainings = ("base", "defenses.imperceptible_bound", "defenses.adversarial_images")
     gangs = (f"{training}.workers=2" for training in trainings)
-    command = Command(chosen.study, ("--workers", "2", *(word for gang in gangs for word in ("--set", gang))))
+    # Short trainings, in which a minute between checkpoints is for ever.
+    settings = [word for setting in (*gangs, "compute.checkpoint_s=0.5") for word in ("--set", setting)]
+    command = Command(chosen.study, ("--workers", "2", *settings))
     faults: list[Fault] = []
     try:
         if chosen.reference is None:
