@@ -93,7 +93,7 @@ class DeepFool(Attack):
                 "length": torch.full_like(first[rows, 1:], torch.inf),  # of each other class's last gradient
                 "steps": torch.zeros_like(rows),
             }
-            moved[rows] = compacted(start, batch_size, step)["x"]
+            moved[rows] = compacted(start, batch_size, step)
         if self.rule == "art":
             moved = (images + (1 + self.overshoot) * (moved - images)).clamp(0, 1)
         return [moved]

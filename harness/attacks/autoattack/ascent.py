@@ -53,8 +53,8 @@ class Search:
         moved = clean.clone()
         if len(going):
             given = {name: value[going] for name, value in images.items()}
-            climbed = compacted(self._begun(given), self.batch_size, self._step(epsilon, clean.device))
-            moved[going] = climbed["kept"]
+            step = self._step(epsilon, clean.device)
+            moved[going] = compacted(self._begun(given), self.batch_size, step, "kept")
         return moved
 
     def _begun(self, images: State) -> State:
