@@ -90,7 +90,7 @@ def looks_every(device: torch.device) -> int:
 
 
 def compacted(images: State, size: int, step: Step, result: str = "x", every: int = 1) -> Tensor:
-    """Every image taken through ``step`` until it is done, ``size`` at a time; their last ``result``, in order.
+    """Images taken through ``step`` until they are done, ``size`` at a time: their last ``result``, in order.
 
     ``step`` makes one iteration of a batch of states and says which images are done, bool [B]: those leave
     the batch, and the next ones take their place. As each iterates until it is done itself, and its state is
