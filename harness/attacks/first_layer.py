@@ -32,7 +32,7 @@ def quick_first_layer(network: nn.Module) -> Iterator[None]:
     layers = [module for module in network.modules() if _is_narrow(module)]
     for layer in layers:
         # The instance's, so that copies of the network (``low_precision``) have it as well.
-        layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
+        layer.forward = MethodType(_forward, layer)
     try:
         yield
     finally:
