@@ -63,34 +63,35 @@ class CwL2(Attack):
         check_every = math.ceil(self.steps / 10)
         judged_from = self.steps // 2 if self.warm_start else 0
 
-        def step(state: State) -> tuple[State, Tensor]:
-            s = dict(state)
-            w = s["w"].requires_grad_()
-            x = (w.tanh() + 1) / 2
-            square = (x - s["clean"]).square().flatten(1).sum(1)
-            lead = margin(through(x), s["label"]) + self.confidence
+        def step(s: State) -> tuple[State, Tensor]:
+            y = s["w"].tanh()
+            x = (y + 1) / 2
+            change = x - s["clean"]
+            square = change.square().flatten(1).sum(1)
+            lead, gradient = self._lead(through, x, s["label"], s["constant"])
             loss = square + s["constant"] * lead.clamp(min=0)
-            gradient = input_gradient(loss.sum(), w)
-            with torch.no_grad():
-                left = lead < 0
-                nearer = left & (square < s["best_square"])
-                if through is not network and nearer.any():
-                    rows = nearer.nonzero()[:, 0]
+            left = lead < 0
+            nearer = left & (square < s["best_square"])
+            if through is not network:
+                rows = nearer.nonzero()[:, 0]
+                if len(rows):
                     left[rows] = margin(network(x[rows]), s["label"][rows]) + self.confidence < 0
-                    nearer[rows] = left[rows]
-                s["best"] = torch.where(_wide(nearer), x, s["best"])
-                s["best_square"] = torch.where(nearer, square, s["best_square"])
-                s["succeeded"] = s["succeeded"] | left & (s["step"] >= judged_from)
-                checked = s["step"] % check_every == 0
-                s["step"] = s["step"] + 1
-                steps_of_adam = s["step"] + self.steps * s["search"] if self.warm_start else s["step"]
-                s |= _adam(s, gradient, steps_of_adam, self.learning_rate)
-                ended = s["step"] == self.steps
-                if not self.warm_start:
-                    ended |= checked & ~(loss <= 0.9999 * s["previous"])
-                    s["previous"] = torch.where(checked, loss, s["previous"])
-                if ended.any():
-                    s = _next_constant(s, ended, self.warm_start)
+                    nearer = nearer & left
+            s["best"] = torch.where(_wide(nearer), x, s["best"])
+            s["best_square"] = torch.where(nearer, square, s["best_square"])
+            s["succeeded"] = s["succeeded"] | left & (s["step"] >= judged_from)
+            checked = s["step"] % check_every == 0
+            s["step"] = s["step"] + 1
+            steps_of_adam = s["step"] + self.steps * s["search"] if self.warm_start else s["step"]
+            # Of x = (tanh(w) + 1) / 2.
+            gradient = torch.ops.aten.tanh_backward(gradient.add_(change.mul_(2)).div_(2), y)
+            _adam(s, gradient, steps_of_adam, self.learning_rate)
+            ended = s["step"] == self.steps
+            if not self.warm_start:
+                ended |= checked & ~(loss <= 0.9999 * s["previous"])
+                s["previous"] = torch.where(checked, loss, s["previous"])
+            if ended.any():
+                s |= _next_constant(s, ended, self.warm_start)
             return s, s["search"] == self.binary_search_steps
 
         lead = margin(logits(network, images, batch_size), labels) + self.confidence
@@ -98,8 +99,19 @@ class CwL2(Attack):
         best = images.clone()
         if len(attacked):
             start = _start(images[attacked], labels[attacked], self.initial_constant)
-            best[attacked] = compacted(start, batch_size, step)["best"]
+            with torch.no_grad():
+                best[attacked] = compacted(start, batch_size, step, "best")
         return [best]
+
+    def _lead(
+        self, network: nn.Module, images: Tensor, label: Tensor, constant: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """By how much the label leads, with the confidence, [B], and its part of the objective's gradient."""
+        with torch.enable_grad():
+            x = images.detach().requires_grad_()
+            lead = margin(network(x), label) + self.confidence
+            gradient = input_gradient((constant * lead.clamp(min=0)).sum(), x)
+        return lead.detach(), gradient
 
 
 def _start(clean: Tensor, label: Tensor, constant: float) -> State:
@@ -120,15 +132,17 @@ def _start(clean: Tensor, label: Tensor, constant: float) -> State:
     return {"clean": clean, "label": label, "best": clean, "best_square": infinite} | search | adam
 
 
-def _adam(state: State, gradient: Tensor, steps: Tensor, learning_rate: float) -> State:
-    """Adam (Kingma & Ba 2015, algorithm 1) with its default decay rates; ``steps`` [B] with this one."""
-    mean = 0.9 * state["mean"] + 0.1 * gradient
-    variance = 0.999 * state["variance"] + 0.001 * gradient.square()
+def _adam(state: State, gradient: Tensor, steps: Tensor, learning_rate: float) -> None:
+    """Adam (Kingma & Ba 2015, algorithm 1) with its default decay rates; ``steps`` [B] with this one.
+
+    In place; the gradient is used up.
+    """
+    mean = state["mean"].mul_(0.9).add_(0.1 * gradient)
+    variance = state["variance"].mul_(0.999).add_(gradient.square_().mul_(0.001))
     steps = steps.double()
     rate = (learning_rate / (1 - 0.9**steps)).float()
     scale = (1 - 0.999**steps).float()
-    w = state["w"] - _wide(rate) * mean / ((variance / _wide(scale)).sqrt() + 1e-8)
-    return {"w": w, "mean": mean, "variance": variance}
+    state["w"].sub_((_wide(rate) * mean).div_((variance / _wide(scale)).sqrt_().add_(1e-8)))
 
 
 def _next_constant(state: State, ended: Tensor, warm_start: bool) -> State:

@@ -1,5 +1,6 @@
 """DeepFool."""
 
+from bisect import bisect_right
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -21,7 +22,7 @@ class DeepFool(Attack):
     """DeepFool, l2: Moosavi-Dezfooli et al. 2016, over all classes."""
 
     title: ClassVar[str] = "DeepFool"
-    revision: ClassVar[int] = 0
+    revision: ClassVar[int] = 1
 
     method: Literal["deepfool"]
     steps: Count = 100
@@ -50,28 +51,24 @@ class DeepFool(Attack):
         Foolbox's, it stretches every image on the way, which ends sooner. An image that the network does
         not put in ``labels`` is left as it is.
 
-        A step uses the nearest class's gradient alone; nearly all time goes into finding it. The first step
-        looks at all classes. After it one is passed over while its distance, by the length that its gradient
-        last had, is more than four times the nearest's: that gradient would have to grow fourfold at once.
+        A step uses the nearest class's gradient alone; nearly all time goes into finding it. A class is
+        passed over while its distance is more than four times the nearest's, by the length that its gradient
+        last had; by the longest of the image's known ones where it was not looked at before, so that at
+        first the logits decide. That gradient would have to be four times as long at once.
         """
         through = differentiable(network, self.gradients)
 
         def step(state: State) -> tuple[State, Tensor]:
             s = dict(state)
             leads = _leads(s["logits"], s["label"])
-            distance = leads / (s["length"] + _TOLERANCE)
+            distance = leads / (_expected(s["length"]) + _TOLERANCE)
             wanted = distance <= _FAR * distance.amin(1, keepdim=True)
-            change = torch.empty_like(s["x"])
-            # Images that need all gradients share no passes with those that need one.
-            few = wanted.sum(1) <= _FEW
-            for some in (few, ~few):
-                rows = some.nonzero()[:, 0]
-                if len(rows):
-                    x, label, length = s["x"][rows], s["label"][rows], s["length"][rows]
-                    change[rows], s["length"][rows] = self._to_nearest(
-                        through, x, label, leads[rows], wanted[rows], length
-                    )
-            s["total"] = s["total"] + change
+            change, length = torch.empty_like(s["x"]), s["length"].clone()
+            for rows, most in _groups(wanted, batch_size):
+                change[rows], length[rows] = self._to_nearest(
+                    through, s["x"][rows], s["label"][rows], leads[rows], wanted[rows], length[rows], most
+                )
+            s["length"], s["total"] = length, s["total"] + change
             # ART clips what it goes on from; the authors' code what it shows to the network.
             x = s["x"] + change if self.rule == "art" else s["clean"] + (1 + self.overshoot) * s["total"]
             s["x"] = x.clamp(0, 1)
@@ -93,23 +90,35 @@ class DeepFool(Attack):
                 "length": torch.full_like(first[rows, 1:], torch.inf),  # of each other class's last gradient
                 "steps": torch.zeros_like(rows),
             }
-            moved[rows] = compacted(start, batch_size, step)["x"]
+            # All take their first step together: it looks at more classes than the others.
+            state, done = step(start)
+            moved[rows] = state["x"]
+            going = (~done).nonzero()[:, 0]
+            if len(going):
+                state = {name: value[going] for name, value in state.items()}
+                moved[rows[going]] = compacted(state, batch_size, step)
         if self.rule == "art":
             moved = (images + (1 + self.overshoot) * (moved - images)).clamp(0, 1)
         return [moved]
 
     def _to_nearest(
-        self, network: nn.Module, x: Tensor, labels: Tensor, leads: Tensor, wanted: Tensor, length: Tensor
+        self,
+        network: nn.Module,
+        x: Tensor,
+        labels: Tensor,
+        leads: Tensor,
+        wanted: Tensor,
+        length: Tensor,
+        most: int,
     ) -> tuple[Tensor, Tensor]:
         """The step to the nearest linearised boundary [B, C, H, W], and the lengths that gradients last had.
 
-        ``leads`` over the other classes, at which of them to look (``wanted``) and the gradients' ``length``
-        are [B, classes - 1].
+        ``leads`` over the other classes, at which of them to look (``wanted``, at ``most`` so many of an
+        image) and the gradients' ``length`` are [B, classes - 1].
         """
         # The wanted ones first; an image that wants fewer than another is filled up with others, which don't
         # count.
-        most = int(wanted.sum(1).max())
-        order = wanted.sort(dim=1, descending=True, stable=True).indices[:, :most]
+        order = wanted.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
         x.requires_grad_()
         outputs = _leads(network(x), labels).gather(1, order)
         gradients = [input_gradient(-outputs[:, k].sum(), x, keep_graph=k < most - 1) for k in range(most)]
@@ -124,6 +133,29 @@ class DeepFool(Attack):
             f, size, w = f[rows, nearest], size[rows, nearest], w[rows, nearest]
             stride = f / (size**2 + _TOLERANCE) if self.rule == "art" else (f / size + _MARGIN) / size
             return stride[:, None, None, None] * w, length
+
+
+def _expected(length: Tensor) -> Tensor:
+    """Gradients' lengths [B, classes - 1]; for one not known (inf) the image's longest, 1 where none is."""
+    known = length < torch.inf
+    longest = length.masked_fill(~known, 0).amax(1, keepdim=True)
+    return torch.where(known, length, torch.where(longest > 0, longest, 1.0))
+
+
+def _groups(wanted: Tensor, batch_size: int) -> list[tuple[Tensor, int]]:
+    """Images that share passes: their rows, at most ``batch_size``, and how many classes one of them wants.
+
+    ``wanted`` is bool [B, classes - 1]. Images that want many classes share none with those that want few.
+    """
+    counts = wanted.sum(1).tolist()  # the host waits once
+    ordered = sorted(range(len(counts)), key=lambda row: counts[row])
+    few = bisect_right(ordered, _FEW, key=lambda row: counts[row])
+    parts = [
+        part[begin : begin + batch_size]
+        for part in (ordered[:few], ordered[few:])
+        for begin in range(0, len(part), batch_size)
+    ]
+    return [(torch.tensor(sorted(part), device=wanted.device), counts[part[-1]]) for part in parts]
 
 
 def _leads(logits: Tensor, labels: Tensor) -> Tensor:

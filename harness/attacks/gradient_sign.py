@@ -158,7 +158,7 @@ class Pgd(PgdSettings, Attack):
             return {"x": x, "clean": clean, "label": label, "steps": steps}, done
 
         none = torch.zeros_like(start["label"])
-        return compacted(start | {"steps": none}, batch_size, step)["x"]
+        return compacted(start | {"steps": none}, batch_size, step)
 
 
 def _lower(network: nn.Module, one: Tensor, other: Tensor, labels: Tensor, batch_size: int) -> Tensor:

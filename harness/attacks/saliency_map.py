@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from harness import seeds
 from harness.attacks.attack import Attack, Norm
-from harness.attacks.batch import State, class_count, compacted, input_gradient
+from harness.attacks.batch import State, class_count, compacted, input_gradient, looks_every
 
 _TYPICAL_SHARE = 0.06  # of the values that are changed
 
@@ -69,15 +69,17 @@ class Jsma(Attack):
             gradient = input_gradient(logits.gather(1, target[:, None]).sum(), x) * sign
             with torch.no_grad():
                 free = x != saturated
-                share = (x != clean).sum(1).double() / x.shape[1]
-                going = (logits.argmax(1) != target) & (share <= self.gamma) & free.any(1)
+                going = (logits.argmax(1) != target) & free.any(1)
+                if self.gamma < 1:
+                    share = (x != clean).sum(1).double() / x.shape[1]
+                    going &= share <= self.gamma
                 pair = gradient.masked_fill(~free, -torch.inf).topk(2, dim=1).indices
                 x = torch.where(going[:, None], _moved(x, pair, self.theta), x)
             return {"x": x, "clean": clean, "target": target}, ~going
 
         targets = jsma_targets(labels, ids, class_count(network, images), seed)
         start = {"x": images.flatten(1), "clean": images.flatten(1), "target": targets}
-        return [compacted(start, batch_size, step)["x"].view_as(images)]
+        return [compacted(start, batch_size, step, every=looks_every(images.device)).view_as(images)]
 
 
 class JsmaPairs(Attack):
@@ -123,15 +125,15 @@ class JsmaPairs(Attack):
                 used = x == saturated
                 toward, away = toward.masked_fill(used, -torch.inf), away.masked_fill(used, -torch.inf)
                 pair, valid = best_pairs(toward, away)
-                going = (logits.argmax(1) != target) & valid
+                going = (logits.argmax(1) != target) & valid & (steps <= most)
                 x = torch.where(going[:, None], _moved(x, pair, self.theta), x)
-            return {"x": x, "target": target, "steps": steps}, ~going | (steps == most)
+            return {"x": x, "target": target, "steps": steps}, ~going | (steps >= most)
 
         if not most:
             return [images.clone()]
         targets = jsma_targets(labels, ids, class_count(network, images), seed)
         start = {"x": images.flatten(1), "target": targets, "steps": torch.zeros_like(targets)}
-        return [compacted(start, batch_size, step)["x"].view_as(images)]
+        return [compacted(start, batch_size, step, every=looks_every(images.device)).view_as(images)]
 
 
 def _moved(x: Tensor, pair: Tensor, theta: float) -> Tensor:

@@ -25,6 +25,15 @@ _SMALLEST_STEP = 0.1  # in l1, of the largest
 
 
 @dataclass(frozen=True)
+class _Starts:
+    """Which images of a batch begin in a ball, bool [B]; whether all of them do, and any."""
+
+    each: Tensor
+    all: bool
+    any: bool
+
+
+@dataclass(frozen=True)
 class Search:
     """APGD: algorithm 1, every image by its own clock.
 
@@ -53,8 +62,8 @@ class Search:
         moved = clean.clone()
         if len(going):
             given = {name: value[going] for name, value in images.items()}
-            climbed = compacted(self._begun(given), self.batch_size, self._step(epsilon, clean.device))
-            moved[going] = climbed["kept"]
+            step = self._step(epsilon, clean.device)
+            moved[going] = compacted(self._begun(given), self.batch_size, step, "kept")
         return moved
 
     def _begun(self, images: State) -> State:
@@ -77,15 +86,20 @@ class Search:
         def step(state: State) -> tuple[State, Tensor]:
             phase, number = state["phase"], state["step"]
             radius, is_start, counts = radii[phase], number < 0, phase == len(phases) - 1
-            point = self._next(state, radius, is_start)
+            window = windows[phase, number.clamp(min=0)]
+            checked = ~is_start & (window > 0)
+            # The host waits once for all that it has to know.
+            all_start, any_starts, any_checked = torch.stack(
+                [is_start.all(), is_start.any(), checked.any()]
+            ).tolist()
+            starts = _Starts(is_start, all_start, any_starts)
+            point = self._next(state, radius, starts)
             loss, gradient, distance, fooled = self._evaluated(point, state)
             closer = counts & ((distance < state["margin"]) | (fooled & leaves))
             state["kept"] = torch.where(each(closer), point, state["kept"])
             state["margin"] = torch.where(closer, distance, state["margin"])
-            state = self._advanced(state, point, loss, gradient, is_start, radius)
-            window = windows[phase, number.clamp(min=0)]
-            checked = ~is_start & (window > 0)
-            if checked.any():
+            state = self._advanced(state, point, loss, gradient, starts, radius)
+            if any_checked:
                 state = self._checked(state, checked, window, radius)
             ends = number + 1 == steps[phase]
             state["step"] = torch.where(ends, -1, number + 1)
@@ -95,9 +109,9 @@ class Search:
 
         return step
 
-    def _next(self, state: State, radius: Tensor, is_start: Tensor) -> Tensor:
+    def _next(self, state: State, radius: Tensor, starts: _Starts) -> Tensor:
         """Where each image is looked at: lines 3 and 7 of the algorithm."""
-        if is_start.all():
+        if starts.all:
             return self._start(state, radius)
         x, clean = state["x"], state["clean"]
         if self.norm == "l1":
@@ -111,8 +125,8 @@ class Search:
             share = each(torch.where(state["step"] > 0, _MOMENTUM, 1.0))
             moved = x + share * (moved - x) + (1 - share) * (x - state["old"])
             moved = nearest(clean, moved - clean, radius, self.norm)
-        if is_start.any():
-            moved = torch.where(each(is_start), self._start(state, radius), moved)
+        if starts.any:
+            moved = torch.where(each(starts.each), self._start(state, radius), moved)
         return moved
 
     def _start(self, state: State, radius: Tensor) -> Tensor:
@@ -152,9 +166,10 @@ class Search:
         return loss.detach(), gradient, margin(outputs, label), fooled
 
     def _advanced(
-        self, state: State, point: Tensor, loss: Tensor, gradient: Tensor, is_start: Tensor, radius: Tensor
+        self, state: State, point: Tensor, loss: Tensor, gradient: Tensor, starts: _Starts, radius: Tensor
     ) -> State:
         """The state at the new point, whose loss may be the best: lines 8 to 11."""
+        is_start = starts.each
         improved = is_start | (loss > state["largest"])
         # The official code compares a run's first step with 0.
         before = torch.where(state["step"] > 0, state["last"], 0.0)
@@ -164,7 +179,7 @@ class Search:
         state["best"] = torch.where(each(improved), point, state["best"])
         state["best_gradient"] = torch.where(each(improved), gradient, state["best_gradient"])
         state["largest"] = torch.where(improved, loss, state["largest"])
-        if is_start.any():
+        if starts.any:
             state |= self._reset(state, is_start, radius)
         return state
 

@@ -97,7 +97,7 @@ class FabT(Radii, Attack):
 
         clean, none = images["clean"], torch.zeros_like(images["label"])
         state = {"x": clean, "best": clean, "distance": torch.full_like(clean[:, 0, 0, 0], torch.inf)}
-        return compacted(images | state | {"steps": none, "start": none}, batch_size, step)["best"]
+        return compacted(images | state | {"steps": none, "start": none}, batch_size, step, "best")
 
     def _moved(self, x: Tensor, clean: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
         """Over the boundary, between what takes x there and what takes the image there: equations 9 to 11."""
