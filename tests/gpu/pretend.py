@@ -25,7 +25,10 @@ import harness.networks.device
 
 NAME = "rgpu"
 CPU = torch.device("cpu")
-IS_POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")  # experimental
+# torch has one accelerator; what makes one in Python is experimental.
+IS_POSSIBLE = not torch.cuda.is_available() and hasattr(
+    backend_registration, "_setup_privateuseone_for_python_backend"
+)
 
 
 class MixedDevices(RuntimeError):
@@ -129,8 +132,15 @@ class _Module:
     def current_device(self) -> int:
         return 0
 
+    # Draws come from the CPU's generator.
     def manual_seed_all(self, seed: int) -> None:
-        """Nothing to do: draws come from the CPU's generator."""
+        pass
+
+    def get_rng_state(self, device: Any = None) -> Tensor:
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_rng_state(self, state: Tensor, device: Any = None) -> None:
+        pass
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
