@@ -39,7 +39,7 @@ def test_equals_brute_force(case, blocks, kernel):
     assert len(found.work.kept) in (len(blocks), 1 + len(blocks))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_any_input_any_partition_any_part(seed, kernel):
     """Few values and small images make ties."""
     rng = np.random.default_rng(seed)
