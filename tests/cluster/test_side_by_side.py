@@ -17,7 +17,8 @@ def test_two_drivers_on_one_cluster(tmp_path, ray_session):
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    studies = {seed: {**tiny_study(), "name": f"tiny-{seed}", "seeds": [seed]} for seed in (0, 1)}
+    few = {**tiny_study(), "defenses": {}}  # workers of each are started three times: seconds each time
+    studies = {seed: {**few, "name": f"tiny-{seed}", "seeds": [seed]} for seed in (0, 1)}
     drivers = {seed: _start(tmp_path / str(seed), study, address) for seed, study in studies.items()}
     alone = {}
     for seed, study in studies.items():
