@@ -11,13 +11,15 @@ BIN    := $(VENV)/bin
 # faiss-cpu and faiss-gpu exclude each other: ask the NVIDIA driver, if there is one.
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STUDY  ?= quick
+# Processes that share out the files of tests; each may start a Ray of four logical cores.
+TESTERS ?= 2
 
 .PHONY: run test cluster-test load check gpu-check faults install clean
 run: install
 	$(BIN)/harness run $(STUDY)
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile
 
 load: install
 	$(BIN)/python tests/load/cells.py

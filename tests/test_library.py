@@ -34,7 +34,7 @@ REFERENCE = (DOCS / "library.md").read_text()
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
+def _one_thread(_threads: None) -> None:
     torch.set_num_threads(1)
 
 

@@ -8,7 +8,6 @@ What an attack says of its own success is not used: predictions and ``norms`` ar
 """
 
 from abc import abstractmethod
-from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -17,7 +16,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.attacks.batch import frozen
-from harness.attacks.first_layer import quick_first_layer
 from harness.networks.contract import is_probabilities
 from harness.seeds import derive
 from harness.settings import Norm, Settings, largest_within
@@ -123,9 +121,7 @@ def perturb(
     _check_inputs(network, images, labels, ids)
     # Strides as of a new tensor: kernels are chosen by them.
     images = images.detach().flatten(1).view(images.shape)
-    # Code from outside gets the network as it is.
-    quick = nullcontext() if settings.is_limited else quick_first_layer(network)
-    with torch.enable_grad(), frozen(network), quick:
+    with torch.enable_grad(), frozen(network):
         made = settings.perturb(network, images, labels, ids, seed, batch_size)
     made = [batch.detach() for batch in made]
     for batch, epsilon in zip(made, settings.epsilons, strict=True):

@@ -26,7 +26,7 @@ Setting = tuple[Any, Tensor, Tensor, Tensor]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
+def _one_thread(_threads: None) -> None:
     torch.set_num_threads(1)
 
 

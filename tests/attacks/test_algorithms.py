@@ -19,7 +19,7 @@ from harness.attacks.saliency_map import JsmaPairs, best_pairs, jsma_targets
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
+def _one_thread(_threads: None) -> None:
     torch.set_num_threads(1)
 
 

@@ -17,7 +17,7 @@ _DUAL = {"linf": 1, "l2": 2, "l1": torch.inf}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
+def _one_thread(_threads: None) -> None:
     torch.set_num_threads(1)
 
 

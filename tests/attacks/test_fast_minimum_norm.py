@@ -17,7 +17,7 @@ NORMS = pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
+def _one_thread(_threads: None) -> None:
     torch.set_num_threads(1)
 
 

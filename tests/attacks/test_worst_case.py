@@ -31,7 +31,7 @@ SHORT = AutoAttack(
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
+def _one_thread(_threads: None) -> None:
     torch.set_num_threads(1)
 
 

@@ -23,7 +23,7 @@ SMALLEST, LARGEST = 0.05, 0.3
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
+def _one_thread(_threads: None) -> None:
     torch.set_num_threads(1)
 
 

@@ -19,7 +19,7 @@ IMAGES = images(0, 12, CLASSES, shape=(1, 6, 6))
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
+def _one_thread(_threads: None) -> None:
     torch.set_num_threads(1)
 
 

@@ -30,7 +30,7 @@ NAMES = {check.name for check in ROBUSTNESS_CHECKS}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads: None) -> None:
+def _one_thread(_threads: None) -> None:
     torch.set_num_threads(1)
 
 

@@ -21,7 +21,7 @@ INNER = ("pgd_training", "trades", "ensemble")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
+def _one_thread(_threads):
     """Images this small are done before a second thread has woken."""
     torch.set_num_threads(1)
 

@@ -20,7 +20,7 @@ FGSM = Fgsm(method="fgsm", epsilon=(0.3,))
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
+def _one_thread(_threads):
     torch.set_num_threads(1)
 
 

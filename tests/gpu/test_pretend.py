@@ -118,7 +118,7 @@ pytestmark = pytest.mark.skipif(not pretend.IS_POSSIBLE, reason="a GPU is here, 
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
+def _one_thread(_threads):
     torch.set_num_threads(1)
 
 
