@@ -82,6 +82,18 @@ def test_an_interrupted_training_ends_bit_identical(data, precision):
     assert [row["loss"] for row in whole.rows] == [row["loss"] for row in second.rows]
 
 
+def test_a_state_stays_while_training_goes_on(data):
+    """It is written by a thread."""
+    run = train(data, TrainingSettings(epochs=2, batch_size=16), epochs=1)
+    state = run.state()
+    before = {name: value.copy() for name, value in state.items()}
+    run.run_epoch()
+    assert all(np.array_equal(state[name], value) for name, value in before.items())
+    moved = run.state()
+    assert not np.array_equal(moved["network/body.0.weight"], before["network/body.0.weight"])
+    assert not np.array_equal(moved["adam/0/exp_avg"], before["adam/0/exp_avg"])
+
+
 def test_training_leaves_the_global_generator_alone(data):
     torch.manual_seed(0)
     expected = torch.rand(3)
