@@ -70,7 +70,7 @@ class Training:
         test: Images,
         rank: int = 0,
         world: int = 1,
-        graphs: bool = True,
+        graphs: bool = False,
     ) -> None:
         if settings.epochs:
             check_workers(network.body, world)

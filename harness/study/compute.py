@@ -33,7 +33,7 @@ class ComputeSpec(Settings):
         "the one that Ray uses unless given",
     )
     cuda_graphs: bool = Field(
-        True, description="on a GPU, steps of trainings of one worker are recorded once an epoch and replayed"
+        False, description="on a GPU, record a training's step once an epoch and replay it (one worker)"
     )
     checkpoint_s: Annotated[float, Field(ge=0)] = Field(
         60.0, description="seconds of a training that a kill loses at most, beside an epoch; 0: none"

@@ -174,6 +174,13 @@ def trainings(setting: Setting) -> Iterator[Row]:
             yield Row(f"{objective}, {precision}: losses", f"{difference:.1e} apart", f"{most:g} at most")
             same.repeats(objective, precision, setting.device)
             yield Row(f"{objective}, {precision}: twice, resumed", "the same bits")
+    for precision in same.PRECISIONS:
+        name = f"VGG16, {precision}: with CUDA graphs and without"
+        if setting.on_gpu:
+            count = same.graphs(precision, setting.device)
+            yield Row(name, f"the same bits, {count} graphs", "4", count == 4)
+        else:
+            yield Row(name, NO_GPU)
 
 
 def study(setting: Setting) -> Iterator[Row]:

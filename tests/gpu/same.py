@@ -4,7 +4,7 @@ A function a thing: it raises AssertionError where the device does otherwise, an
 ``test_gpu`` runs them on a GPU, ``check`` on any device, and a test of theirs on the CPU against itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +27,7 @@ from harness.defenses.imperceptible_bound import ImperceptibleBound
 from harness.defenses.pgd_training import PgdTraining
 from harness.evaluation.certified import Smoothing, certify
 from harness.neighbours import nearest_gpu
-from harness.networks import Architecture, ConvNet
+from harness.networks import Architecture, ConvNet, Vgg16, step
 from harness.networks.build import build
 from harness.networks.classifier import as_input, from_tensors, to_tensor, to_tensors
 from harness.networks.device import full_precision
@@ -297,6 +297,39 @@ def repeats(objective: str, precision: str, device: torch.device) -> None:
         for _ in range(2):
             resumed.run_epoch()
     assert _equal(whole, resumed), "a training that goes on from its state differs from the whole"
+
+
+def graphs(precision: str, device: torch.device) -> int:
+    """Steps recorded as CUDA graphs change nothing, bit for bit: with dropout, noise drawn anew each epoch
+    and a smaller last batch. How many graphs were recorded, of two trainings of two epochs.
+    """
+    recorded = []
+
+    def counted(work: Callable[[], None], real: step.Recorder = step.cuda_graph) -> step.Replay:
+        recorded.append(work)
+        return real(work)
+
+    with mock.patch.object(step, "_WORTHWHILE", 5), mock.patch.object(step, "cuda_graph", counted):
+        one, again, plain = (_vgg16_defended(precision, device, on) for on in (True, True, False))
+    assert _equal(one, again), "the same training twice differs with CUDA graphs"
+    assert _equal(one, plain), "a training with CUDA graphs differs from one without"
+    return len(recorded)
+
+
+def _vgg16_defended(precision: str, device: torch.device, graphs: bool) -> Training:
+    """Two epochs of the bound's defense."""
+    with computing_on(device):
+        data = images(0, 100, 3, shape=(3, 32, 32))
+        outputs = torch.full((100, 3), 1 / 3, device=device).log()
+        given = _inputs(data, device, distance=torch.full((100,), 0.1).to(device), base_outputs=outputs)
+        shared = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-4, "precision": precision}
+        settings = ImperceptibleBound.model_validate({"k": 1.0, "n": 2, "redraw": True, **shared})
+        network = build(Vgg16(), data.pixels, 3, 0)
+        training = Training(network, settings.objective(given, 0), settings, 5, data, graphs=graphs)
+        training.start()
+        for _ in range(settings.epochs):
+            training.run_epoch()
+    return training
 
 
 def _equal(one: Training, other: Training) -> bool:

@@ -1,20 +1,13 @@
 """What only a GPU can show: the same draws, attacks, verdicts and trainings as on a CPU, up to float sums."""
 
-import numpy as np
 import pytest
 import same
 import torch
-from conftest import images, run_study
+from conftest import run_study
 
 from harness import seeds
 from harness.attacks.guard import seeded
-from harness.defenses.imperceptible_bound import ImperceptibleBound
-from harness.networks import Vgg16, step
-from harness.networks.build import build
-from harness.networks.classifier import to_tensor
 from harness.networks.device import device, peak_flops
-from harness.networks.objective import Inputs
-from harness.networks.training import Training
 
 pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda")
@@ -95,35 +88,6 @@ def test_a_whole_study(tiny, tmp_path):
 
 
 @pytest.mark.filterwarnings("error:steps run without")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_cuda_graphs_change_nothing(precision, monkeypatch):
-    """Bit for bit, with dropout, noise drawn anew each epoch and a smaller last batch; twice the same."""
-    monkeypatch.setattr(step, "_WORTHWHILE", 5)
-    data = images(0, 100, 3, shape=(3, 32, 32))
-    recorded = []
-    monkeypatch.setattr(
-        step, "cuda_graph", lambda work, real=step.cuda_graph: recorded.append(0) or real(work)
-    )
-    pixels, labels, ids = (to_tensor(value, device()) for value in (data.pixels, data.labels, data.ids))
-    outputs = torch.full((100, 3), 1 / 3, device=device()).log()
-    inputs = Inputs(
-        pixels, labels, ids, distance=torch.full((100,), 0.1, device=device()), base_outputs=outputs
-    )
-    settings = ImperceptibleBound(
-        k=1.0, n=2, redraw=True, epochs=2, batch_size=16, learning_rate=1e-4, precision=precision
-    )
-
-    def trained(graphs):
-        network = build(Vgg16(), data.pixels, 3, 0)
-        training = Training(network, settings.objective(inputs, 0), settings, 5, data, graphs=graphs)
-        training.start()
-        rows = [training.run_epoch()["loss"] for _ in range(2)]
-        return rows, training.state()
-
-    (losses, state), (again, repeated), (expected, plain) = (
-        trained(graphs) for graphs in (True, True, False)
-    )
-    assert len(recorded) == 4
-    assert losses == again == expected
-    assert all(np.array_equal(state[name], plain[name]) for name in plain)
-    assert all(np.array_equal(state[name], repeated[name]) for name in plain)
+@pytest.mark.parametrize("precision", same.PRECISIONS)
+def test_cuda_graphs(precision):
+    assert same.graphs(precision, GPU) == 4

@@ -52,10 +52,10 @@ def dropping():
     return Classifier(nn.Sequential(*layers), (0.0,), (1.0,))
 
 
-def trained(data, monkeypatch, recorder, objective=None, **options):
+def trained(data, monkeypatch, recorder, objective=None, graphs=True):
     monkeypatch.setattr(loop, "recorder_for", lambda network, device: recorder)
     objective = objective or supervised(inputs(data))
-    training = Training(dropping(), objective, SETTINGS, 5, data, **options)
+    training = Training(dropping(), objective, SETTINGS, 5, data, graphs=graphs)
     training.start()
     for _ in range(SETTINGS.epochs):
         training.run_epoch()
