@@ -143,12 +143,12 @@ def _attach(code: Iterable[str], stack: ExitStack) -> bool:
     source = f"RAY_ADDRESS={named}" if named else joined
     if not _answers(address):
         raise HarnessError(f"no Ray cluster answers at {source}")
-    stack.callback(ray.shutdown)
     try:
         _join(address, code)
     except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
         # Another version of Ray or Python, no token or a wrong one: Ray says which.
         raise HarnessError(f"the Ray cluster at {source} can't be used: {error}") from error
+    stack.callback(ray.shutdown)
     return True
 
 

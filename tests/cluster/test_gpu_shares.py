@@ -35,9 +35,11 @@ print(json.dumps(list(map(str, run.store.files()))))
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here torch has a GPU")
 def test_a_worker_with_a_share_and_without_a_gpu(tmp_path):
     study = json.dumps({**tiny_study(), "compute": {"workers": 1}})
+    # Of the tests that need no GPU: Ray would take it for a machine whose GPUs are not to be used.
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     done = subprocess.run(
         [sys.executable, "-c", STUDY, study, str(tmp_path)],
-        env={**os.environ, "RAY_ADDRESS": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**environment, "RAY_ADDRESS": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         timeout=180,
