@@ -18,7 +18,6 @@ from harness.results.storage import Folder
 
 _FOLDER = "checkpoints"
 _DIGEST = hashlib.sha256().digest_size
-_KINDS = {"f": "F", "i": "I", "u": "U", "b": "BOOL"}  # of numpy: the format's names, with bits
 
 
 def path_of(cell: Cell) -> Path:
@@ -65,33 +64,16 @@ class Keeper:
 
 def save(folder: Folder, cell: Cell, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
     """Replace the training's checkpoint: tensors and plain state, one atomic file."""
-    folder.write(path_of(cell), _signed(_encoded(tensors, {"state": json.dumps(state)})))
+    from safetensors.numpy import save as encoded
+
+    ordered = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    folder.write(path_of(cell), _signed(encoded(ordered, {"state": json.dumps(state)})))
 
 
-def _encoded(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Iterator[memoryview]:
-    """A safetensors file in parts, its header first; its own library makes a copy of them all.
-
-    https://huggingface.co/docs/safetensors, 'Format'.
-    """
-    header: dict[str, Any] = {"__metadata__": metadata}
-    values, end = [np.asarray(value, order="C") for value in tensors.values()], 0
-    for name, value in zip(tensors, values, strict=True):
-        kind = f"{_KINDS[value.dtype.kind]}{8 * value.itemsize}".replace("BOOL8", "BOOL")
-        offsets = [end, end := end + value.nbytes]
-        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": offsets}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    yield memoryview(len(text).to_bytes(8, "little") + text)
-    yield from (value.reshape(-1).view(np.uint8).data for value in values)
-
-
-def _signed(parts: Iterator[memoryview]) -> Iterator[bytes | memoryview]:
-    """The parts, hashed as they are written, and their digest."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-        yield part
-    yield digest.digest()
+def _signed(payload: bytes) -> Iterator[bytes]:
+    """The payload and, once that is written, its digest: no copy of both is made."""
+    yield payload
+    yield hashlib.sha256(payload).digest()
 
 
 def load(folder: Folder, cell: Cell) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

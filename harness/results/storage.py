@@ -22,7 +22,7 @@ import pyarrow.fs
 from harness.errors import HarnessError
 from harness.results import locking, object_store
 
-Payload: TypeAlias = bytes | pa.Buffer | Iterator[bytes | memoryview]  # whole, or in parts
+Payload: TypeAlias = bytes | pa.Buffer | Iterator[bytes]  # whole, or in parts
 CONNECTIONS = 16  # requests at once, where each waits for an object store
 
 
