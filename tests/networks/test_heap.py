@@ -1,15 +1,27 @@
 """Memory that is freed and taken again costs no page faults while it is kept."""
 
 import resource
+import subprocess
+import sys
 
 import pytest
-import torch
 
 from harness.networks import heap
 
 
+@pytest.mark.skipif(heap._mallopt() is None, reason="the C library has no mallopt")
+def test_pages_stay() -> None:
+    """In a process of its own: here other tests' trainings may have left room that is large enough."""
+    run = subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=True, timeout=120)
+    inside, outside = map(int, run.stdout.split())
+    assert inside < 20
+    assert outside > 50  # 50,000 small pages or 100 huge ones
+
+
 def faults(megabytes: int) -> int:
     """Page faults of filling and freeing a large and a small tensor: the fewest of several times."""
+    import torch
+
     found = []
     for _ in range(12):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -19,8 +31,7 @@ def faults(megabytes: int) -> int:
     return min(found)
 
 
-@pytest.mark.skipif(heap._mallopt() is None, reason="the C library has no mallopt")
-def test_pages_stay() -> None:
+if __name__ == "__main__":
     with heap.kept():
-        assert faults(100) < 20
-    assert faults(200) > 50  # 50,000 small pages or 100 huge ones
+        within = faults(100)
+    print(within, faults(200))
