@@ -39,7 +39,7 @@ def print_tables(store: "Store", study: str, names: tuple[str, ...], kind: Any) 
     from harness.report.database import connect
     from harness.report.printing import show
 
-    with connect(store, study) as connection:
+    with connect(store, study, settled=True) as connection:
         show(connection, names, kind)
 
 

@@ -1,13 +1,14 @@
 """III-B: adversarial images, made on the base networks; and how any attack on any network is made."""
 
 from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from harness.attacks.attack import member_seed
-from harness.errors import Failed
+from harness.errors import Failed, HarnessError
 from harness.evaluation.blocks import BATCHES_PER_BLOCK, blocks, stack
 from harness.evaluation.tester import AttackTask, StoredNetwork, Tester
 from harness.pipeline.run import Run, StepWork
@@ -51,6 +52,8 @@ def _make_members(run: Run, step: str, planned: Sequence[PlannedAttack], missing
         note = f"{task.name} on {task.split} images"
         run.progress.advance(step, task.block.stop - task.block.start, note)
 
+    # The longest first: a worker that has the last block has the others wait.
+    todo.sort(key=lambda attack: -_gradients_a_block(run, attack))
     groups = [(attack, _tasks(run, attack)) for attack in todo]
     arguments = (run.store, run.shared_dataset)
     for attack, results in run.gather(Tester, arguments, Tester.attack, groups, on_task):
@@ -104,6 +107,15 @@ def _tasks(run: Run, attack: PlannedAttack) -> list[AttackTask]:
         )
         for block in image_blocks(run, attack.split)
     ]
+
+
+def _gradients_a_block(run: Run, attack: PlannedAttack) -> float:
+    """What the largest block of an attack costs; 0 where an attack from outside can't say."""
+    dataset = run.dataset
+    images = dataset.of(attack.split).ids[image_blocks(run, attack.split)[0]]
+    with suppress(HarnessError):
+        return len(images) * attack.settings.cost(len(dataset.classes), dataset.train.pixels[0].size)
+    return 0.0
 
 
 def image_blocks(run: Run, split: str) -> list[slice]:

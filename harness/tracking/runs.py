@@ -121,7 +121,7 @@ def headlines(store: Store, study: str) -> Callable[[str, int | None], Headline]
         select name, seed, metric, round(avg(value), 12) as value from headline
         group by grouping sets ((name, seed, metric), (name, metric)) order by name, seed, metric
     """
-    with connect(store, study) as connection:
+    with connect(store, study, settled=True) as connection:
         shares = query(connection, averages).to_pylist()
         verdicts = query(connection, "from verdicts").to_pylist()
     metrics: dict[tuple[str, int | None], dict[str, float]] = {}

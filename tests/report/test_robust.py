@@ -606,3 +606,6 @@ def test_what_is_settled_is_what_the_views_say(store):
         assert {*SETTLED} <= {row["table_name"] for row in rows(connection, kinds)}
         assert {name: rows(connection, f"from {name} order by all") for name in SETTLED} == before
         assert query(connection, "from ranking").num_rows == 2
+    with connect(store, settled=True) as connection:
+        assert {*SETTLED} <= {row["table_name"] for row in rows(connection, kinds)}
+        assert {name: rows(connection, f"from {name} order by all") for name in SETTLED} == before
