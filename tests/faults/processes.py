@@ -72,11 +72,17 @@ def reap(known: set[int]) -> None:
                 os.waitpid(process.pid, os.WNOHANG)
 
 
-def gone(processes: list[Process], within_s: float) -> list[Process]:
-    """Wait until the processes have ended; those that have not."""
+def gone(processes: list[Process], within_s: float, known: set[int] | None = None) -> list[Process]:
+    """Wait until the processes have ended; those that have not.
+
+    ``known``: ``reap`` meanwhile, as is done elsewhere: a raylet that has ended and that nobody collects
+    looks alive to its workers, which then wait a minute for the head.
+    """
     end = time.monotonic() + within_s
     while (left := [p for p in processes if p.alive()]) and time.monotonic() < end:
         time.sleep(0.1)
+        if known is not None:
+            reap(known)
     return left
 
 

@@ -367,8 +367,10 @@ class Run:
         # too. A worker that was being started meanwhile has no work of ours, and takes as long to see that it
         # will get none.
         self._agents += [p for p in others if p.title.startswith(_AGENTS)]
-        left = processes.gone([p for p in others if not p.title.startswith(_AGENTS)], within_s=60)
-        processes.reap({node.process.pid for node in nodes} | kept)
+        known = {node.process.pid for node in nodes} | kept
+        workers = [p for p in others if not p.title.startswith(_AGENTS)]
+        left = processes.gone(workers, within_s=60, known=known)
+        processes.reap(known)
         if left:
             raise Violation(
                 f"processes go on after their driver's end: {[(p.pid, p.title[:80]) for p in left]}"
