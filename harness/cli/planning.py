@@ -10,10 +10,9 @@ import click
 from harness.cli.options import code_option, data_option, format_option, overrides_option, results_option
 
 if TYPE_CHECKING:
-    from harness.data.source import Extent
     from harness.report.tables.table import Table
-    from harness.study.costs import Price, Rates
-    from harness.study.spec import Study
+    from harness.study.costs import Price
+    from harness.study.rates import Rates, StartUp
 
 
 @click.command()
@@ -32,6 +31,13 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     default=None,
     help="Assume this speed of a worker, measure nothing.",
+)
+@click.option(
+    "--gpu",
+    type=str,
+    default="H100",
+    show_default=True,
+    help="Reckon for 1, 8 and 64 of these as well; 'none': don't.",
 )
 @click.option(
     "--images",
@@ -53,19 +59,21 @@ def plan(
     data: Path | None,
     workers: int | None,
     tflops: float | None,
+    gpu: str,
     images: int,
     values: int,
 ) -> None:
     """What STUDY will cost before it runs: cells, hours, disk, memory.
 
-    Measures for some seconds how fast this machine trains and attacks the study's network. Without STUDY:
+    Measures for some seconds how fast this machine trains and attacks the study's network, and counts what
+    that would ask of GPUs. Without STUDY:
     what the bound of a large data set costs on machines of several kinds (ImageNet-1k at 64 x 64 unless told
     otherwise).
     """
     if study is None:
         _price_bound(images, values)
     else:
-        _price_study(study, overrides, data, workers, tflops)
+        _price_study(study, overrides, data, workers, tflops, gpu)
 
 
 def _price_bound(images: int, values: int) -> None:
@@ -88,55 +96,90 @@ def _price_bound(images: int, values: int) -> None:
 
 
 def _price_study(
-    study: str, overrides: tuple[str, ...], data: Path | None, workers: int | None, tflops: float | None
+    study: str,
+    overrides: tuple[str, ...],
+    data: Path | None,
+    workers: int | None,
+    tflops: float | None,
+    gpu: str,
 ) -> None:
-    """Print what a study costs, step by step; ``tflops`` is a worker's assumed speed, None measures it."""
+    """Print what a study costs, step by step, here and on GPUs.
+
+    ``tflops`` is a worker's assumed speed, None measures it.
+    """
     from harness.neighbours import growth
     from harness.pipeline.run import price
     from harness.report.printing import render
     from harness.report.tables.numbers import size
-    from harness.study import costs
+    from harness.study import costs, rates
     from harness.study.plan import plan as planned
     from harness.study.reading import load
 
+    if gpu != "none" and gpu not in rates.GPUS:
+        raise click.BadParameter(f"expected one of {', '.join(rates.GPUS)} or none, got {gpu!r}")
     chosen = load(study, overrides)
     extent = costs.extent(chosen, data)
-    rates = _rates(chosen, extent, tflops)
     model = growth.BoundModel.fit(growth.packaged())
-    prices = price(costs.Quote(planned(chosen, "", None), extent, rates, model))
-    priced = table(prices, workers or costs.workers_here(), rates.source)
-    click.echo(render([priced], "rich"), nl=False)
+    plan = planned(chosen, "", None)
+
+    def priced(of_a_worker: "Rates") -> list["Price"]:
+        return price(costs.Quote(plan, extent, of_a_worker, model))
+
+    here = rates.measured(chosen, extent) if tflops is None else rates.assumed(chosen, extent, tflops)
+    tables = [table(priced(here), workers or costs.workers_here(), here)]
+    if gpu != "none":
+        there = rates.on_gpu(chosen, extent, gpu)
+        tables.append(on_gpus(priced(there), gpu, there))
+    click.echo(render(tables, "rich"), nl=False)
     shared, each = costs.memory(chosen, extent)
     click.echo(
         f"Memory: images {size(shared)} a machine, a training {size(each)} a worker beside its activations."
     )
 
 
-def _rates(study: "Study", extent: "Extent", tflops: float | None) -> "Rates":
-    from harness.study import costs
-
-    if tflops is None:
-        return costs.measured_rates(study, extent)
-    return costs.assumed_rates(study, extent, tflops)
-
-
-def table(prices: Sequence["Price"], workers: int, source: str) -> "Table":
-    """A study's price: what each step takes on so many workers, and all of them; ``source`` of the rates."""
+def table(prices: Sequence["Price"], workers: int, rates: "Rates") -> "Table":
+    """A study's price: what each step takes one worker and so many, and what it leaves."""
     from harness.report.tables.numbers import duration, size
     from harness.report.tables.table import Table
 
-    seconds = [price.seconds / max(1, min(workers, price.workers)) for price in prices]
-    lines: list[tuple[str, ...]] = []
-    for price, shared in zip(prices, seconds, strict=True):
-        cells, alone, disk = str(price.cells), duration(price.seconds), size(price.bytes)
-        lines.append((price.step, cells, alone, duration(shared), disk))
-    cells = str(sum(price.cells for price in prices))
-    alone = duration(sum(price.seconds for price in prices))
-    disk = size(sum(price.bytes for price in prices))
-    lines.append(("all", cells, alone, duration(sum(seconds)), disk))
-    note = f"Rates of one worker: {source}. Starting workers (seconds a step) is left out."
+    lines = []
+    for price in prices:
+        times = [duration(price.on(count)) for count in (1, workers)]
+        lines.append((price.step, str(price.cells), *times, size(price.bytes)))
+    around, *all_in = _around(prices, rates.start_up, (1, workers))
+    lines.append((around[0], "", *around[1:], ""))
+    cells, disk = sum(price.cells for price in prices), sum(price.bytes for price in prices)
+    lines.append((all_in[0][0], str(cells), *all_in[0][1:], size(disk)))
+    note = f"Rates of one worker: {rates.source}. With starting workers, Ray and the driver's own work."
     header = ("step", "cells", "one worker", f"{workers} workers", "disk")
     return Table("plan", "Price of the study", note, header, lines)
+
+
+GPU_COUNTS = (1, 8, 64)
+
+
+def on_gpus(prices: Sequence["Price"], gpu: str, rates: "Rates") -> "Table":
+    """What each step takes 1, 8 and 64 GPUs of a kind."""
+    from harness.report.tables.numbers import duration
+    from harness.report.tables.table import Table
+
+    lines = [(price.step, *(duration(price.on(count)) for count in GPU_COUNTS)) for price in prices]
+    lines += _around(prices, rates.start_up, GPU_COUNTS)
+    note = (
+        f"Not measured, {rates.source}. Of a cluster that is there; tasks are not shared out further than "
+        "trainings, blocks of images and networks."
+    )
+    return Table("gpus", f"The same on {gpu}", note, ("step", *map(str, GPU_COUNTS)), lines)
+
+
+def _around(prices: Sequence["Price"], start_up: "StartUp", counts: tuple[int, ...]) -> list[tuple[str, ...]]:
+    """The last lines of both: what passes before and after all steps, and everything."""
+    from harness.report.tables.numbers import duration
+    from harness.study.costs import whole
+
+    beside = duration(start_up.cluster_s + start_up.closing_s)
+    everything = [duration(whole(prices, start_up, count)) for count in counts]
+    return [("start and end", *[beside] * len(counts)), ("all", *everything)]
 
 
 @click.command()

@@ -3,15 +3,16 @@
 import csv
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.neighbours.learning import GPU_WORTHWHILE
 
-_GPU_BLOCKS = 192  # of the filter's first level on a GPU: assumed
 # Pixel differences on one H100: reasoned from its memory and instruction rates, not measured.
 _GPU_ELEMENTS_PER_S = 2e12
 
@@ -21,6 +22,7 @@ class Growth:
     """One measurement on one core, among ``images`` of ``values`` pixel values.
 
     ``seconds`` a query, and ``candidates``: images that the first bound leaves for it, all without a filter.
+    ``gpu_candidates``: those of a GPU's first bound, by the sums of ``gpu_blocks``; 0 where there is none.
     """
 
     data: str
@@ -28,6 +30,8 @@ class Growth:
     values: int
     seconds: float
     candidates: float
+    gpu_blocks: int = 0
+    gpu_candidates: float = 0.0
 
     @property
     def filtered(self) -> bool:
@@ -40,6 +44,10 @@ class Curve(NamedTuple):
     values: int
     scale: float
     exponent: float
+
+    def at(self, images: int) -> float:
+        """Among so many images."""
+        return min(images, self.scale * images**self.exponent)
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class BoundModel:
     brute_s: float
     curves: dict[str, Curve]
     error: float
+    gpu_curves: Mapping[str, tuple[int, Curve]] = field(default_factory=dict)  # with their blocks
 
     @staticmethod
     def fit(rows: list[Growth]) -> "BoundModel":
@@ -70,7 +79,7 @@ class BoundModel:
         from scipy.optimize import nnls  # slow to import, and this module is imported to plan a study
 
         filtered = [row for row in rows if row.filtered]
-        curves = _curves(filtered)
+        curves = _curves(filtered, lambda row: row.candidates)
         if not curves:
             raise HarnessError(
                 "the growth of the bound is not measured at three sizes: run `harness benchmark growth`"
@@ -80,7 +89,11 @@ class BoundModel:
         costs = nnls(relative, np.ones(len(relative)))[0].tolist()
         query_s, pair_s, candidate_s, value_s = costs
         error = float(np.abs(relative @ costs - 1).max())
-        return BoundModel(query_s, pair_s, candidate_s, value_s, _brute_s(rows), curves, error)
+        gpu = {row.data: row.gpu_blocks for row in rows if row.gpu_blocks}
+        on_gpu = _curves([row for row in rows if row.gpu_blocks], lambda row: row.gpu_candidates)
+        gpu_curves = {data: (gpu[data], curve) for data, curve in on_gpu.items()}
+        brute_s = _brute_s(rows)
+        return BoundModel(query_s, pair_s, candidate_s, value_s, brute_s, curves, error, gpu_curves)
 
     def describe(self) -> str:
         """The fit in words."""
@@ -100,9 +113,8 @@ class BoundModel:
 
         That is the data whose images are most like in size.
         """
-        data = min(self.curves, key=lambda name: abs(math.log(self.curves[name].values / values)))
-        curve = self.curves[data]
-        return data, min(images, curve.scale * images**curve.exponent)
+        data = _most_like(self.curves, values)
+        return data, self.curves[data].at(images)
 
     def seconds(self, queries: int, images: int, values: int) -> float:
         """Of one core."""
@@ -111,8 +123,29 @@ class BoundModel:
         filtered = self.query_s + self.pair_s * images + candidate_s * candidates
         return queries * min(filtered, self.brute_s * images * values)
 
+    def gpu_seconds(self, queries: int, images: int, values: int) -> float:
+        """Of one H100, as the search there does it: all pairs of few images, else those that a bound leaves.
 
-def _curves(filtered: list[Growth]) -> dict[str, Curve]:
+        Assumed, not measured.
+        """
+        differences = float(images) * values
+        if images >= GPU_WORTHWHILE and self.gpu_curves:
+            differences = min(differences, self._gpu_filtered(images, values))
+        return queries * differences / _GPU_ELEMENTS_PER_S
+
+    def _gpu_filtered(self, images: int, values: int) -> float:
+        """Differences that the filter on a GPU computes for a query: of block sums, then of candidates."""
+        curves = {data: curve for data, (_, curve) in self.gpu_curves.items()}
+        blocks, curve = self.gpu_curves[_most_like(curves, values)]
+        return images * blocks + curve.at(images) * values
+
+
+def _most_like(curves: Mapping[str, Curve], values: int) -> str:
+    """The data whose images are most like in size."""
+    return min(curves, key=lambda name: abs(math.log(curves[name].values / values)))
+
+
+def _curves(filtered: list[Growth], candidates_of: Callable[[Growth], float]) -> dict[str, Curve]:
     """The curve of each data set that was measured at three sizes or more, at its most usual image size."""
     curves = {}
     for data in dict.fromkeys(row.data for row in filtered):
@@ -121,7 +154,7 @@ def _curves(filtered: list[Growth]) -> dict[str, Curve]:
         same = [row for row in mine if row.values == values]
         if len(same) >= 3:
             images = np.log([row.images for row in same])
-            candidates = np.log([row.candidates for row in same])
+            candidates = np.log([candidates_of(row) for row in same])
             exponent, log_scale = np.polyfit(images, candidates, 1)
             curves[data] = Curve(values, float(np.exp(log_scale)), float(exponent))
     return curves
@@ -147,6 +180,8 @@ def packaged() -> list[Growth]:
                 int(row["values"]),
                 float(row["seconds"]),
                 float(row["candidates"]),
+                int(row["gpu_blocks"]),
+                float(row["gpu_candidates"]),
             )
             for row in csv.DictReader(lines)
         ]
@@ -158,12 +193,12 @@ def elsewhere(model: BoundModel, n: int, values: int) -> list[tuple[str, float]]
     alone = model.seconds(n, n, values)
     assumed = f"{_GPU_ELEMENTS_PER_S:.0e} differences/s a GPU"
     brute = n * n * values / _GPU_ELEMENTS_PER_S
-    filtered = n * (n * _GPU_BLOCKS + candidates * values) / _GPU_ELEMENTS_PER_S
+    filtered = model.gpu_seconds(n, n, values)
     return [
         (f"1 core like those measured; {candidates:,.0f} candidates a query, grown as on {data}", alone),
         ("64 such cores on a cluster, shared out evenly", alone / 64),
         (f"1 H100, all pairs; assumed {assumed}, not measured", brute),
         ("8 H100, all pairs; the same", brute / 8),
-        (f"1 H100, filtered by {_GPU_BLOCKS} block sums; the same", filtered),
+        ("1 H100, filtered by block sums where that is faster; the same", filtered),
         ("8 H100, filtered; the same", filtered / 8),
     ]

@@ -4,11 +4,9 @@ import platform
 import re
 
 import torch
-from torch import Tensor, nn
 
 from harness import nvidia
 from harness.errors import HarnessError
-from harness.networks.classifier import as_input
 
 
 def device() -> torch.device:
@@ -70,7 +68,7 @@ def device_name(device: torch.device) -> str:
 
 
 # Dense peak in 10^12 floating-point operations per second, from NVIDIA's data sheets: device -> precision.
-_PEAK_TERAFLOPS = {
+PEAK_TERAFLOPS = {
     "H100 PCIe": {"float32": 51.2, "bfloat16": 756.0},
     "H100 NVL": {"float32": 60.0, "bfloat16": 835.0},
     "H100": {"float32": 66.9, "bfloat16": 989.4},
@@ -90,26 +88,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     """
     name = device_name(device)
     known = [
-        peaks
-        for gpu, peaks in _PEAK_TERAFLOPS.items()
-        if re.search(rf"\b{gpu}\b", name) and "MIG" not in name
+        peaks for gpu, peaks in PEAK_TERAFLOPS.items() if re.search(rf"\b{gpu}\b", name) and "MIG" not in name
     ]
     teraflops = known[0].get(precision) if device.type == "cuda" and known else None
     return teraflops and teraflops * 1e12
-
-
-def step_flops(network: nn.Module, images: Tensor) -> float:
-    """Floating-point operations an image of one training step, forward and backward.
-
-    Counted on ``images`` [B, C, H, W], not timed.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    mode = network.training
-    network.eval()  # in training mode batch statistics need more images than one
-    with FlopCounterMode(display=False) as counter:
-        torch.autograd.grad(
-            network(as_input(images)).sum(), [p for p in network.parameters() if p.requires_grad]
-        )
-    network.train(mode)
-    return counter.get_total_flops() / len(images)

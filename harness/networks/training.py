@@ -22,7 +22,8 @@ from harness.errors import HarnessError
 from harness.networks import heap
 from harness.networks.classifier import Classifier, predict, to_tensor
 from harness.networks.contract import check_workers
-from harness.networks.device import device, device_name, peak_flops, step_flops
+from harness.networks.counted import step_flops
+from harness.networks.device import device, device_name, peak_flops
 from harness.networks.objective import InTraining, Objective
 from harness.networks.step import Steps, recorder_for
 from harness.settings import Count, Settings

@@ -125,21 +125,23 @@ def image_blocks(run: Run, split: str) -> list[slice]:
 
 
 def _price(quote: Quote) -> Price:
-    return attack_price("attack", quote.plan.attacks, quote)
+    return attack_price("attack", quote.plan.attacks, quote, quote.rates.start_up.workers_s)
 
 
-def attack_price(step: str, attacks: Iterable[PlannedAttack], quote: Quote) -> Price:
+def attack_price(step: str, attacks: Iterable[PlannedAttack], quote: Quote, starts_s: float = 0.0) -> Price:
     """Of attacks, each a cell for every epsilon."""
-    size, plan = quote.size, quote.plan
-    cells, gradients, written, blocks_of_images = 0, 0.0, 0, 0
+    size = quote.size
+    cells, written, tasks = 0, 0, []
     for attack in attacks:
         count = quote.count(attack.split)
         image_bytes = 4 * size.values * count if attack.keeps_images else 0
-        gradients += count * attack.settings.cost(size.classes, size.values)
+        gradients = attack.settings.cost(size.classes, size.values)
+        for block in blocks(count, BATCHES_PER_BLOCK * quote.plan.study.batch_size):
+            images = block.stop - block.start
+            tasks.append((quote.rates.attack_s(attack.settings, images * gradients), 1))
         written += len(attack.cells) * (image_bytes + table_bytes("attack", count))
-        blocks_of_images += -(-count // (BATCHES_PER_BLOCK * plan.study.batch_size))
         cells += len(attack.cells)
-    return Price(step, cells, gradients / quote.rates.gradients, blocks_of_images, written)
+    return quote.step(step, cells, tasks, written, starts_s)
 
 
 WORK = {"attack": StepWork(_cells, _make, _price)}

@@ -53,9 +53,11 @@ def _has_gpu(cluster: Cluster) -> bool:
 
 def _price(quote: Quote) -> Price:
     train, test = quote.size.train, quote.size.test
-    seconds = sum(quote.bound.seconds(queries, train, quote.size.values) for queries in (train, test))
+    on = quote.bound.gpu_seconds if quote.rates.uses_gpu else quote.bound.seconds
+    seconds = sum(on(queries, train, quote.size.values) for queries in (train, test))
     size = sum(table_bytes("bound", 2 * queries) for queries in (train, test))
-    return Price("bound", 2, seconds, train // 512 + 1, size)
+    shards = train // 512 + 1
+    return quote.step("bound", 2, [(seconds / shards, shards)], size, quote.rates.start_up.workers_s)
 
 
 WORK = {"bound": StepWork(_cells, _make, _price)}

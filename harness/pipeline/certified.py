@@ -72,13 +72,10 @@ def _price(quote: Quote) -> Price:
     images = len(evenly(quote.size.test, spec.images))
     attacked = min(images, spec.sandwich)
     forwards = images * (spec.selection_draws + spec.certification_draws) + attacked * SANDWICH_FORWARDS
-    return Price(
-        "certify",
-        len(planned),
-        len(planned) * forwards / quote.rates.forwards,
-        len(planned) * -(-images // _IMAGES_PER_BLOCK),
-        len(planned) * table_bytes("certified", images),
-    )
+    blocks_of_images = len(planned) * -(-images // _IMAGES_PER_BLOCK)
+    seconds = len(planned) * quote.rates.forwards.seconds(forwards)
+    tasks = [(seconds / max(1, blocks_of_images), blocks_of_images)]
+    return quote.step("certify", len(planned), tasks, len(planned) * table_bytes("certified", images))
 
 
 WORK = {"certify": StepWork(_cells, _make, _price)}

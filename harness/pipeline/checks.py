@@ -133,8 +133,8 @@ def _price(quote: Quote) -> Price:
     checks = quote.plan.checks
     judged = [check for check in checks if check.kind == "network"]
     images = min(quote.plan.study.checks.images, quote.size.test)
-    seconds = len(judged) * images * _GRADIENTS / quote.rates.gradients
-    return Price("check", len(checks), seconds, len(judged), len(checks) * table_bytes("check", 7))
+    seconds = quote.rates.gradients["float32"].seconds(images * _GRADIENTS)
+    return quote.step("check", len(checks), [(seconds, len(judged))], len(checks) * table_bytes("check", 7))
 
 
 WORK = {"check": StepWork(_cells, _make, _price)}

@@ -63,9 +63,10 @@ def _finish(run: Run, evaluation: Evaluation, predicted: Mapping[str, np.ndarray
 
 def _black_box_price(quote: Quote) -> Price:
     counts = [quote.count(cell.partition["split"]) for cell in quote.plan.black_box_cells()]
-    seconds = sum(counts) / quote.rates.forwards
+    networks = max(1, len(quote.plan.networks))
+    tasks = [(quote.rates.forwards.seconds(sum(counts)) / networks, networks)]
     written = sum(table_bytes("evaluation", count) for count in counts)
-    return Price("black-box", len(counts), seconds, len(quote.plan.networks), written)
+    return quote.step("black-box", len(counts), tasks, written, quote.rates.start_up.workers_s)
 
 
 # --- the white box ----------------------------------------------------------------------------------------

@@ -1,37 +1,27 @@
 """What a study will cost, before it runs: cells, hours, disk and memory.
 
-Hours come from rates that are measured for a few seconds on this machine with the study's own network, or
-follow from an assumed speed of another machine. How many gradients an attack or a training takes is known for
+Hours come from the ``rates`` of one worker. How many gradients an attack or a training takes is known for
 some and typical for others; each says so itself. The bound's cost comes from its own model of growth. What a
 step does with these is for the pipeline to say, where the step is.
 """
 
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from harness.attacks.attack import perturb
-from harness.attacks.gradient_sign import Fgsm
 from harness.data import SOURCES, datasets
-from harness.data.datasets import Images
 from harness.data.source import Extent
 from harness.neighbours.growth import BoundModel
-from harness.networks.build import build
-from harness.networks.classifier import Classifier, as_input, predict, to_tensor, to_tensors
-from harness.networks.device import device, device_name, step_flops
-from harness.networks.objective import Inputs, supervised
-from harness.networks.training import Training, TrainingSettings
+from harness.networks.classifier import to_tensors
 from harness.study.plan import Plan
+from harness.study.rates import Rates, StartUp, blank
 from harness.study.spec import Study
 from harness.study.trainings import Network
 
-_CALIBRATION_S = 1.0  # of measuring each rate
 # Bytes of a Parquet file beside its rows (its whole specification among them), and of a compressed row: rows
 # fitted to files of cut and whole studies on digits, MNIST and CIFAR-10, the rest to 134 files on digits of
 # schema version 3, each within 24 %; more since for columns and versions that came after it.
@@ -46,24 +36,33 @@ _TABLE_BYTES = {
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Images a second of one worker, and where the numbers come from."""
-
-    trained: float
-    gradients: float
-    forwards: float
-    source: str
-
-
-@dataclass(frozen=True)
 class Price:
-    """One step: its cells, seconds of one worker alone, how many workers it can use, bytes that it leaves."""
+    """One step: its cells, what they take one worker alone, the longest of its tasks, bytes that it leaves.
+
+    ``starts_s`` pass before its workers work, ``cell_s`` when the driver writes a cell.
+    """
 
     step: str
     cells: int
     seconds: float
-    workers: int
+    longest: float
     bytes: int
+    starts_s: float = 0.0
+    cell_s: float = 0.0
+
+    def on(self, workers: int) -> float:
+        """Seconds of so many workers, among whom the tasks are shared out evenly, the longest first.
+
+        The driver writes cells meanwhile, one by one.
+        """
+        if not self.cells:
+            return 0.0
+        return self.starts_s + max(self.longest, self.seconds / workers, self.cells * self.cell_s)
+
+
+def whole(prices: Sequence[Price], start_up: StartUp, workers: int) -> float:
+    """Seconds of a study of these steps, from the command to its tables."""
+    return start_up.cluster_s + sum(price.on(workers) for price in prices) + start_up.closing_s
 
 
 def extent(study: Study, data: Path | None) -> Extent:
@@ -87,55 +86,6 @@ def workers_here() -> int:
     return torch.cuda.device_count() or os.cpu_count() or 1
 
 
-# --- rates ------------------------------------------------------------------------------------------
-
-
-def measured_rates(study: Study, size: Extent) -> Rates:
-    """Rates of one worker here: seconds of each of the three, with the study's network, on random images."""
-    pixels = np.random.default_rng(0).integers(0, 256, (study.batch_size, *size.shape)).astype(np.uint8)
-    count, on = len(pixels), device()
-    images = Images(pixels, np.arange(count) % size.classes, np.arange(count))
-    x, labels, ids = (to_tensor(values, on) for values in (images.pixels, images.labels, images.ids))
-    network = _network(study, size)
-    frozen = network.to(on).eval()
-    fgsm = Fgsm(method="fgsm", epsilon=(0.1,))
-    torch.set_num_threads(1)
-    gradients = _rate(count, lambda: perturb(frozen, as_input(x), labels, ids, fgsm, 0))
-    forwards = _rate(count, lambda: predict(frozen, pixels, 128, on))
-    settings = _usual_training(study).model_copy(update={"epochs": 1})
-    torch.set_num_threads(settings.threads)
-    training = Training(network, supervised(Inputs(x, labels, ids)), settings, 0, images.take(slice(0, 1)))
-    training.start()
-    return Rates(_rate(count, training.run_epoch), gradients, forwards, f"measured on {device_name(on)}")
-
-
-def _usual_training(study: Study) -> TrainingSettings:
-    """The settings of the trainings that a study has most of."""
-    return next((settings for _, settings in study.networks()), study.base)
-
-
-def assumed_rates(study: Study, size: Extent, tflops: float) -> Rates:
-    """Rates of a worker that does so many TFLOP/s on this network, whatever it does."""
-    step = step_flops(_network(study, size), torch.zeros(1, *size.shape))
-    # A third of a step is its forward pass; a gradient to the image takes a third more, without the weights'.
-    trained, attacked, tested = (tflops * 1e12 / (thirds * step / 3) for thirds in (3, 2, 1))
-    return Rates(trained, attacked, tested, f"assumed {tflops:g} TFLOP/s a worker")
-
-
-def _network(study: Study, size: Extent) -> Classifier:
-    pixels = np.random.default_rng(0).integers(0, 256, (8, *size.shape)).astype(np.uint8)
-    return build(study.network, pixels, size.classes, 0, initial=False)
-
-
-def _rate(images: int, work: Callable[[], Any]) -> float:
-    work()
-    began, rounds = time.perf_counter(), 0
-    while rounds < 2 or time.perf_counter() - began < _CALIBRATION_S:
-        work()
-        rounds += 1
-    return images * rounds / (time.perf_counter() - began)
-
-
 # --- a study's price ----------------------------------------------------------------------------------
 
 
@@ -153,29 +103,35 @@ class Quote:
         count: int = getattr(self.size, split)
         return count
 
+    def step(
+        self, name: str, cells: int, tasks: Iterable[tuple[float, int]], size: int, starts_s: float = 0.0
+    ) -> Price:
+        """The price of a step whose ``tasks`` are (seconds, how many of the kind)."""
+        tasks = list(tasks)
+        seconds = sum(each * count for each, count in tasks)
+        longest = max((each for each, count in tasks if count), default=0.0)
+        return Price(name, cells, seconds, longest, size, starts_s, self.rates.start_up.cell_s)
+
 
 def training_price(step: str, networks: Iterable[Network], quote: Quote) -> Price:
     """Of trainings side by side: each of its samples costs a step, and what its objective takes beside it."""
     size, rates = quote.size, quote.rates
     weights = weight_bytes(quote.plan.study, size)
-    cells, seconds, workers, written = 0, 0.0, 0, 0
+    tasks, written = [], 0
     for network in networks:
         settings = network.settings
-        samples, gradients = settings.samples_per_image, settings.gradients_per_sample
-        epoch = (
-            size.train * samples * (1 / rates.trained + gradients / rates.gradients)
-            + size.test / rates.forwards
-        )
-        cells += 1
-        seconds += settings.epochs * epoch
-        workers += settings.workers
+        epoch = rates.training_s(settings, size.train * settings.samples_per_image)
+        epoch += rates.forwards.seconds(size.test)
+        # Ranks share out the images; each takes as many cores as it has threads.
+        cores = 1 if rates.uses_gpu else settings.threads
+        tasks += [(settings.epochs * epoch * cores / settings.workers, settings.workers)]
         written += weights + table_bytes("training", settings.epochs + 1)
-    return Price(step, cells, seconds, workers, written)
+    return quote.step(step, len(tasks), tasks, written, rates.start_up.sweep_s)
 
 
 def weight_bytes(study: Study, size: Extent) -> int:
     """Bytes of the study's network as it is stored."""
-    return sum(value.nbytes for value in to_tensors(_network(study, size)).values())
+    return sum(value.nbytes for value in to_tensors(blank(study, size)).values())
 
 
 def table_bytes(table: str, rows: int) -> int:
@@ -186,7 +142,7 @@ def table_bytes(table: str, rows: int) -> int:
 
 def memory(study: Study, size: Extent) -> tuple[int, int]:
     """Bytes of the images that a machine's workers share; and of a training's worker, beside activations."""
-    weights = sum(p.numel() for p in _network(study, size).parameters())
+    weights = sum(p.numel() for p in blank(study, size).parameters())
     uses_images = any(settings.needs().images_of for _, settings in study.networks())
     adversarial = 4 * size.values * size.train if uses_images else 0
     # A weight, its gradient and Adam's two moments.

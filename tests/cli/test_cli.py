@@ -258,8 +258,17 @@ def test_sql_reads_only(tmp_path, study):
 def test_a_price_before_a_study_runs(tmp_path):
     code, output = call("plan", "quick", "--workers", "4", "--tflops", "0.1")
     assert code == 0, output
-    for text in ("defense", "4 workers", "assumed 0.1 TFLOP/s a worker", "Memory: images"):
+    for text in (
+        "defense",
+        "4 workers",
+        "assumed 0.1 TFLOP/s a worker",
+        "Memory: images",
+        "The same on H100",
+    ):
         assert text in output
+    code, output = call("plan", "quick", "--tflops", "0.1", "--gpu", "none")
+    assert code == 0 and "H100" not in output
+    assert "expected one of H100 PCIe, " in refused("plan", "quick", "--gpu", "H1000")
     code, output = call("plan", "--images", "200000", "--values", "3072")
     assert code == 0, output
     for text in ("200,000 images of 3,072 values", "not measured", "within"):

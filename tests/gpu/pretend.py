@@ -22,6 +22,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import harness.networks.device
+from harness.networks.counted import is_launched
 
 NAME = "rgpu"
 CPU = torch.device("cpu")
@@ -281,19 +282,6 @@ _INDEXED = {
 }
 # Beside those that go value by value: where a tensor without dimensions may be on the CPU.
 _TAKE_NUMBERS = _INDEXED | {_ATEN.masked_fill.Tensor, _ATEN.masked_fill_.Tensor, _ATEN.fill_.Tensor}
-# No kernel: another view, or memory.
-_FREE = {
-    _ATEN.detach.default,
-    _ATEN.detach_.default,
-    _ATEN.lift_fresh.default,
-    _ATEN._unsafe_view.default,
-    _ATEN._reshape_alias.default,
-    _ATEN.empty.memory_format,
-    _ATEN.empty_like.default,
-    _ATEN.empty_strided.default,
-    _ATEN.new_empty.default,
-    _ATEN.new_empty_strided.default,
-}
 _WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
@@ -313,10 +301,10 @@ def _facts(operation: Any) -> _Facts:
     name, implicit = operation.name(), "CompositeImplicitAutograd"
     is_composite = torch._C._dispatch_has_kernel_for_dispatch_key(name, implicit)
     is_read = operation is _ATEN._local_scalar_dense.default
-    is_free = is_read or operation in _FREE or operation.is_view
-    waits = is_read or (not is_free and any(tag in _WAITS for tag in operation.tags))
+    launched = is_launched(operation)
+    waits = is_read or (launched and any(tag in _WAITS for tag in operation.tags))
     groups = operation in _COPIES, operation in _INDEXED
-    return _Facts(name, is_composite, *groups, int(not is_free), int(waits))
+    return _Facts(name, is_composite, *groups, int(launched), int(waits))
 
 
 def _counted_index(operation: Any, args: Any) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """The model of the bound's cost: it finds the law that made its measurements."""
 
+from dataclasses import replace
+
 import pytest
 
 from harness.errors import HarnessError
@@ -31,6 +33,15 @@ def test_fit_finds_the_law():
         10 * (1e-7 + 5e-9 * 1e6 + (2e-7 + 1e-10 * 4_000) * expected.candidates)
     )
     assert model.seconds(1, 10, 784) == pytest.approx(10 * 784 * 3e-11)  # all pairs are cheaper there
+
+
+def test_a_gpu_compares_all_pairs_of_few_images_and_filters_many():
+    rows = [law(n, 784, 2, 0.3) for n in SIZES]
+    rows = [replace(row, gpu_blocks=100, gpu_candidates=3 * row.images**0.5) for row in rows]
+    model = BoundModel.fit(rows)
+    assert model.gpu_seconds(10, 50_000, 784) == pytest.approx(10 * 50_000 * 784 / 2e12)
+    differences = 1e6 * 100 + 3 * 1e3 * 784
+    assert model.gpu_seconds(10, 1_000_000, 784) == pytest.approx(10 * differences / 2e12)
 
 
 def test_costs_are_never_negative():

@@ -13,7 +13,8 @@ from trained import CPU, inputs, network, train
 from harness import seeds
 from harness.errors import HarnessError
 from harness.networks.classifier import Classifier, predict, to_tensors
-from harness.networks.device import peak_flops, step_flops
+from harness.networks.counted import step_flops
+from harness.networks.device import peak_flops
 from harness.networks.objective import InTraining, Objective, supervised
 from harness.networks.training import Training, TrainingSettings
 from harness.results import checkpoints

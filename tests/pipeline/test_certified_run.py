@@ -12,7 +12,8 @@ from harness.pipeline.recompute import recompute
 from harness.pipeline.run import prepare, run_steps
 from harness.report.database import connect, query
 from harness.results.store import Store
-from harness.study.costs import Quote, Rates, extent
+from harness.study.costs import Quote, extent
+from harness.study.rates import Rate, Rates
 from harness.study.reading import build
 
 CERTIFY = {
@@ -70,10 +71,10 @@ def test_verification_makes_the_same_again(run):
 
 
 def test_the_price_counts_the_cells_and_the_draws(run):
-    rates = Rates(1.0, 1.0, 100.0, "given")
+    rates = Rates({}, {}, Rate(1 / 100), "given")
     price = certified.WORK["certify"].price(Quote(run.plan, extent(run.study, None), rates, None))
     forwards = 30 * (20 + 60) + 3 * FORWARDS
-    assert (price.cells, price.seconds) == (1, forwards / 100)
+    assert (price.cells, price.seconds) == (1, pytest.approx(forwards / 100))
 
 
 @pytest.mark.ray

@@ -11,6 +11,7 @@ from harness.report.database import connect, query
 from harness.report.tables import laid_out
 from harness.results.store import Store
 from harness.study import costs
+from harness.study.rates import Rate, Rates
 from harness.study.reading import build
 
 
@@ -128,7 +129,8 @@ def test_their_cells_are_priced(run):
     size = costs.extent(run.study, None)
     assert (size.train, size.validation, size.test) == (60, 20, 20)
     model = BoundModel(0.0, 1e-9, 1e-9, 0.0, 1e-9, {"any": Curve(64, 1.0, 0.5)}, 0.0)
-    rates = costs.Rates(100.0, 10.0, 1000.0, "invented")
+    trained, gradients, forwards = (Rate(1 / images) for images in (100, 10, 1000))
+    rates = Rates({"float32": trained}, {"float32": gradients}, forwards, "invented")
     prices = {each.step: each for each in price(costs.Quote(run.plan, size, rates, model))}
     assert sum(each.cells for each in prices.values()) == len(run.plan.cells())
     assert prices["black-box"].seconds == pytest.approx(len(run.plan.black_box_cells()) * 20 / 1000)

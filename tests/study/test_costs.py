@@ -1,5 +1,6 @@
 """The price of a study against what can be counted: forward passes, files, cells."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from torch import Tensor, nn
 
 from harness.attacks import ATTACKS
 from harness.attacks.attack import perturb
-from harness.cli.planning import table
+from harness.cli.planning import on_gpus, table
 from harness.neighbours.growth import BoundModel, Curve
+from harness.networks.counted import flops, launches
 from harness.pipeline.run import price
-from harness.study import costs
+from harness.study import costs, rates
 from harness.study.plan import plan
+from harness.study.rates import Rate, Rates, StartUp
 from harness.study.reading import build
 
 MODEL = BoundModel(0.0, 1e-9, 1e-9, 0.0, 1e-9, {"any": Curve(64, 1.0, 0.5)}, 0.0)
-RATES = costs.Rates(100.0, 10.0, 1000.0, "invented")
+STARTS = StartUp(cluster_s=5.0, workers_s=1.0, sweep_s=2.0, cell_s=0.25, closing_s=7.0)
+RATES = Rates({"float32": Rate(1 / 100)}, {"float32": Rate(1 / 10)}, Rate(1 / 1000), "invented", STARTS)
 
 
 class Counting(nn.Module):
@@ -99,24 +103,81 @@ def test_seconds_follow_from_the_rates(tiny: dict[str, Any]):
     assert prices["defense"].seconds == pytest.approx(2 * (2 * 120 / 100 + 40 / 1000))
     assert prices["baselines"].seconds == pytest.approx(2 * 120 / 100 + 40 / 1000)
     assert prices["white-box"].seconds == pytest.approx(4 * 40 * 3 / 10)
-    printed = table(list(prices.values()), 2, RATES.source)
-    assert [row[0] for row in printed.rows][-1] == "all"
+    printed = table(list(prices.values()), 2, RATES)
+    assert [row[0] for row in printed.rows][-2:] == ["start and end", "all"]
     assert "invented" in printed.note
+    elsewhere = on_gpus(list(prices.values()), "H100", RATES)
+    assert [row[0] for row in elsewhere.rows] == [*prices, "start and end", "all"]
+
+
+def test_a_step_waits_for_its_longest_task_its_driver_and_its_start():
+    price = costs.Price("attack", cells=4, seconds=40.0, longest=15.0, bytes=0, starts_s=2.0, cell_s=0.5)
+    assert [price.on(workers) for workers in (1, 2, 8)] == [42.0, 22.0, 17.0]
+    assert replace(price, longest=1.0).on(64) == 2.0 + 4 * 0.5
+    assert replace(price, cells=0).on(1) == 0.0
+    assert costs.whole([price, price], STARTS, 8) == 5.0 + 2 * 17.0 + 7.0
+
+
+def test_ranks_share_out_a_training_and_threads_take_cores(tiny: dict[str, Any]):
+    def priced(**base: int) -> costs.Price:
+        study = build({**tiny, "base": {**tiny["base"], **base}})
+        quote = costs.Quote(plan(study, "", None), costs.extent(study, None), RATES, MODEL)
+        return next(each for each in price(quote) if each.step == "base-network")
+
+    alone, ranks, threads = priced(), priced(workers=2), priced(threads=2)
+    assert (ranks.seconds, ranks.longest) == pytest.approx((alone.seconds, alone.seconds / 2))
+    assert threads.seconds == pytest.approx(2 * alone.seconds)
 
 
 def test_rates_of_an_assumed_machine(tiny: dict[str, Any]):
     study = build(tiny)
-    rates = costs.assumed_rates(study, costs.extent(study, None), 2.0)
-    assert rates.forwards == pytest.approx(3 * rates.trained)
-    assert rates.gradients == pytest.approx(1.5 * rates.trained)
-    assert costs.assumed_rates(study, costs.extent(study, None), 4.0).trained == pytest.approx(
-        2 * rates.trained
-    )
+    slow, fast = (rates.assumed(study, costs.extent(study, None), tflops) for tflops in (2.0, 4.0))
+    trained, gradient, forward = slow.trained["float32"], slow.gradients["float32"], slow.forwards
+    # The first layer takes no gradient to the image in a training, and none to its weights in an attack.
+    assert 2.5 * forward.image_s < trained.image_s <= 3 * forward.image_s
+    assert gradient.image_s == pytest.approx(2 * forward.image_s)
+    assert fast.trained["float32"].image_s == pytest.approx(trained.image_s / 2)
+
+
+def test_what_a_gpu_is_asked_for_is_counted(tiny: dict[str, Any]):
+    """Seconds follow from launches for a small network, from FLOP for a large one."""
+    small, large = build(tiny), build({**tiny, "network": {"architecture": "vgg16"}, "batch_size": 512})
+    size = costs.extent(small, None)
+    for study, is_small in ((small, True), (large, False)):
+        of_one = rates.on_gpu(study, size, "H100").gradients["float32"]
+        computing, asking = of_one.image_s * 100, of_one.host_s * 100 / of_one.batch
+        assert (asking > computing) == is_small
+        assert of_one.seconds(100) == pytest.approx(max(asking, computing))
+        network, x = rates.blank(study, size).eval().requires_grad_(False), torch.rand(2, *size.shape)
+        x.requires_grad_()
+        counted = launches(lambda: torch.autograd.grad(network(x).logsumexp(1).sum(), x))  # noqa: B023
+        assert of_one.host_s == pytest.approx(5e-6 * counted)
+    replayed = build({**tiny, "compute": {"cuda_graphs": True}})
+    of_steps = [rates.on_gpu(study, size, "H100").trained["float32"].host_s for study in (small, replayed)]
+    assert of_steps[0] > 20 * of_steps[1]
+
+
+def test_operations_are_counted():
+    layer, x = nn.Linear(8, 4), torch.rand(2, 8)
+    assert launches(lambda: layer(x).relu().view(8)) == 2
+    assert flops(lambda: layer(x)) == 2 * 2 * 8 * 4
+
+
+def test_an_attack_asks_for_more_than_its_network():
+    size = costs.Extent(10, 10, (1, 4, 4), 3)
+    own = {
+        name: rates._own_launches(ATTACKS[name].model_validate(attack_cases.shortest(name)), size)
+        for name in ATTACKS.keys() - FROM_OUTSIDE
+    }
+    assert min(own.values()) > 0
+    assert own["cw_l2"] > own["pgd"] > 3
 
 
 def test_rates_are_measured(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(costs, "_CALIBRATION_S", 0.0)
-    study = build(tiny)
-    rates = costs.measured_rates(study, costs.extent(study, None))
-    assert min(rates.trained, rates.gradients, rates.forwards) > 0
-    assert rates.source.startswith("measured on")
+    monkeypatch.setattr(rates, "_CALIBRATION_S", 0.0)
+    study = build({**tiny, "white_box": {**tiny["white_box"], "gradients": "bfloat16"}})
+    here = rates.measured(study, costs.extent(study, None))
+    assert {*here.gradients} == {"float32", "bfloat16"} and {*here.trained} == {"float32"}
+    each = (*here.trained.values(), *here.gradients.values(), here.forwards)
+    assert min(rate.image_s for rate in each) > 0
+    assert here.source.startswith("measured on")
