@@ -133,12 +133,13 @@ class Silence:
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, int, int]] = []
+        self.notes: list[tuple[str, str]] = []  # of a step, as it advances
 
     def begin(self, step: str, total: int, unit: str, done: int) -> None:
         self.begun.append((step, total, done))
 
     def advance(self, step: str, amount: int = 1, note: str = "") -> None:
-        pass
+        self.notes.append((step, note))
 
     def end(self, step: str) -> None:
         pass

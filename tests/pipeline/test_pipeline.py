@@ -43,6 +43,13 @@ def model(run, network):
     return from_tensors(fresh, run.store.tensors(network.cell), torch.device("cpu"))
 
 
+def test_the_attack_with_the_longest_blocks_is_made_first(finished):
+    run, data, _ = finished
+    assert [*data["attacks"]] == ["fgsm", "deepfool"]
+    attacked = dict.fromkeys(note for step, note in run.progress.notes if step == "attack")
+    assert [*attacked][0].startswith("deepfool")
+
+
 def test_all_cells_are_there_and_whole(finished):
     run, _, results = finished
     recorded = run.store.studies()["tiny"]["cells"]
