@@ -2,7 +2,8 @@
 
 All get the same images and the same network, on one CPU thread each (or one GPU). What counts beside the
 time: the share of images that left their class, and the mean l2 distance of those; both are measured here, in
-float32, on the images that came back.
+float32, on the images that came back. Another row is of no attack: its network alone, as it is asked by the
+harness's.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from torch import Tensor
 from harness.attacks import ATTACKS
 from harness.attacks.attack import perturb
 from harness.attacks.saliency_map import jsma_targets
-from harness.benchmark import peers
+from harness.benchmark import passes, peers
 from harness.benchmark.setting import Setting, Subject
 from harness.benchmark.timing import OURS, Case, Contender
 from harness.networks.classifier import Classifier, as_input, to_tensor
@@ -197,6 +198,8 @@ def _case(setting: Setting, duel: _Duel, subject: Subject, target: _Target) -> C
     contenders = [
         _ours(target, duel, epsilons, batch_size, variant, changes) for variant, changes in variants.items()
     ]
+    if not duel.lasting:
+        contenders.append(_passes_alone(target, contenders[0]))
     contenders += [
         _theirs(target, duel, peer, call, epsilons, batch_size) for peer, call in duel.others.items()
     ]
@@ -230,6 +233,24 @@ def _ours(
     warm_up = (lambda: made(1)) if duel.lasting else None
     name = f"{OURS}, {variant}" if variant else OURS
     return Contender(name, run, len(target.x), note, warm_up=warm_up)
+
+
+def _passes_alone(target: _Target, attack: Contender) -> Contender:
+    """The batches and gradients of the harness's attack, asked of the network again and nothing else."""
+    calls: list[passes.Pass] = []
+    attacked = attack.run
+    assert attacked is not None, "the harness's own attacks need no package"
+
+    def prepare() -> None:
+        if not calls:
+            calls.extend(passes.recorded(target.network, lambda: attacked(None)))
+
+    def run(_: Any) -> Mapping[str, float]:
+        passes.replay(target.network, target.x, calls)
+        return {}
+
+    note = "the harness's batches and gradients, and nothing else"
+    return Contender("its network alone", run, len(target.x), note, prepare)
 
 
 def _theirs(

@@ -273,7 +273,9 @@ class _Work:
         for weight in weights:
             weight.requires_grad_(False)
         wanted = x.clone().requires_grad_()
-        gradient = _Asked.of(lambda: torch.autograd.grad(network(wanted.view_as(wanted)).logsumexp(1).sum(), wanted))
+        gradient = _Asked.of(
+            lambda: torch.autograd.grad(network(wanted.view_as(wanted)).logsumexp(1).sum(), wanted)
+        )
         with torch.no_grad():
             return _Work(trained, gradient, _Asked.of(lambda: network(x)))
 

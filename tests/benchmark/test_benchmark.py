@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import images
+from torch import nn
 
 from harness import benchmark
-from harness.benchmark import bound, grid, peers
+from harness.attacks.attack import perturb
+from harness.attacks.gradient_sign import Pgd
+from harness.benchmark import bound, grid, passes, peers
 from harness.benchmark.timing import QUALITIES, Case, Contender, measure
 from harness.defenses.imperceptible_bound import ImperceptibleBound
 from harness.errors import HarnessError
@@ -114,6 +117,20 @@ def test_unknown_parts_and_missing_data_are_told_before_work(tmp_path: Path):
     with pytest.raises(HarnessError, match="needs MNIST/raw or CIFAR-10 in the data folder"):
         benchmark.run(store, setting, (), 1, False, say_nothing)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_network_is_asked_again_for_what_an_attack_asked():
+    x, ids = torch.rand(5, 1, 4, 4), torch.arange(5)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    pgd = Pgd.model_validate({"method": "pgd", "epsilon": (0.1,), "steps": 7})
+    calls = passes.recorded(network, lambda: perturb(network, x, torch.zeros(5).long(), ids, pgd, 0, 2))
+    stepped = [call for call in calls if call.gradients]
+    assert [call.images for call in stepped] == [2] * 7 + [2] * 7 + [1] * 7
+    assert {call.gradients for call in stepped} == {1}
+    assert passes.recorded(network, lambda: passes.replay(network, x, calls)) == calls
+    twice = [passes.Pass(3, 2), passes.Pass(4)]
+    assert passes.recorded(network, lambda: passes.replay(network, x, twice)) == twice
+    assert all(weight.requires_grad for weight in network.parameters())
 
 
 @pytest.mark.parametrize("name", peers.NEAREST)
