@@ -66,9 +66,8 @@ def plan(
     """What STUDY will cost before it runs: cells, hours, disk, memory.
 
     Measures for some seconds how fast this machine trains and attacks the study's network, and counts what
-    that would ask of GPUs. Without STUDY:
-    what the bound of a large data set costs on machines of several kinds (ImageNet-1k at 64 x 64 unless told
-    otherwise).
+    that would ask of GPUs. Without STUDY: what the bound of a large data set costs on machines of several
+    kinds (ImageNet-1k at 64 x 64 unless told otherwise).
     """
     if study is None:
         _price_bound(images, values)

@@ -124,7 +124,7 @@ def training_price(step: str, networks: Iterable[Network], quote: Quote) -> Pric
         epoch += rates.forwards.seconds(size.test)
         # Ranks share out the images; each takes as many cores as it has threads.
         cores = 1 if rates.uses_gpu else settings.threads
-        tasks += [(settings.epochs * epoch * cores / settings.workers, settings.workers)]
+        tasks.append((settings.epochs * epoch / settings.workers, settings.workers * cores))
         written += weights + table_bytes("training", settings.epochs + 1)
     return quote.step(step, len(tasks), tasks, written, rates.start_up.sweep_s)
 
