@@ -2,7 +2,8 @@
 
 Importing torch and Ray Tune costs six seconds of a core, a fork a few milliseconds; a study starts a dozen
 workers and more. Ray runs ``forked`` in place of Python (its ``py_executable``), which has the server
-fork itself; where no server answers it is Python after all. The server ends with the process that started it.
+fork itself; where no server answers it is Python after all. The server ends with the process that started it,
+and its workers with both: Ray's own watch over them stands still where the clock is put back.
 """
 
 import array
@@ -81,20 +82,27 @@ class _Request:
 
 
 def _serve(listener: socket.socket) -> _Request | None:
-    """Fork for every request until stdin ends: None then, and in each child its request."""
+    """Fork for every request until stdin ends: None then, the children ended; in each of them its request."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes note of the children's ends
     waiting = selectors.DefaultSelector()
     waiting.register(listener, selectors.EVENT_READ)
     waiting.register(sys.stdin.fileno(), selectors.EVENT_READ)
+    children: set[int] = set()
     is_warm = False
     while True:
         ready = {key.fileobj for key, _ in waiting.select(None if is_warm else 0)}
+        for child in children.intersection(ready):
+            waiting.unregister(child)
+            children.remove(child)
+            os.close(child)
         if not ready:
             _warm()
             is_warm = True
-            continue
-        if listener not in ready:
+        if sys.stdin.fileno() in ready:
+            _end(children)
             return None
+        if listener not in ready:
+            continue
         with suppress(OSError, ValueError):  # of one that was killed while it asked
             connection, _ = listener.accept()
             with connection:
@@ -102,12 +110,32 @@ def _serve(listener: socket.socket) -> _Request | None:
                 if _WITH_RAY not in sys.modules:
                     os.environ.update(request.environment)
                     importlib.import_module(_WITH_RAY)
-                if os.fork() == 0:
+                if (number := os.fork()) == 0:
                     waiting.close()
+                    for child in children:
+                        os.close(child)
                     return request
                 for stream in request.streams:
                     os.close(stream)
+                watched = _watched(number)
+                if watched is not None:
+                    waiting.register(watched, selectors.EVENT_READ)
+                    children.add(watched)
                 connection.sendall(b"forked")
+
+
+def _watched(number: int) -> int | None:
+    """A file that tells when a child ends, and names it alone; None for one that has, or before Linux 5.3."""
+    try:
+        return os.pidfd_open(number)
+    except OSError:
+        return None
+
+
+def _end(children: set[int]) -> None:
+    for child in children:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child, signal.SIGKILL)
 
 
 def _warm() -> None:

@@ -101,6 +101,29 @@ def test_the_server_ends_with_its_driver(tmp_path):
     assert not folder.exists()
 
 
+def test_workers_end_with_their_driver(tmp_path):
+    """Without Ray, which would see to it: one that is at work, after one that has ended."""
+    sleeper = tmp_path / "sleeper.py"
+    sleeper.write_text("import os, sys, time; print(os.getpid(), flush=True); time.sleep(float(sys.argv[1]))")
+    code = "import sys, time; from harness.cluster import forkserver\n"
+    code += "with forkserver.running() as command: print(command, flush=True); time.sleep(600)"
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    command = driver.stdout.readline()
+    with subprocess.Popen(
+        [*shlex.split(command), str(sleeper), "0"], stdout=subprocess.PIPE, text=True
+    ) as asking:
+        ended = int(asking.stdout.readline())
+    assert ends(ended)
+    with subprocess.Popen(
+        [*shlex.split(command), str(sleeper), "600"], stdout=subprocess.PIPE, text=True
+    ) as asking:
+        working = int(asking.stdout.readline())
+        assert alive(working)
+        driver.kill()
+        driver.wait()
+        assert ends(working, within_s=10)
+
+
 _HERE = """
 import json, os, signal, sys
 from pathlib import Path
