@@ -27,7 +27,7 @@ from harness.study.spec import Study
 
 _SMALL = ("network={architecture: convnet, width: 16}", "base.learning_rate=0.001")
 _CUT = (
-    *("dataset.train_limit=2000", "dataset.test_limit=500", "dataset.validation_limit=100"),
+    *("dataset.train_limit=1500", "dataset.test_limit=300", "checks.images=100"),
     *_SMALL,
     "defenses.imperceptible_bound.k=[1,2]",
     *("defenses.imperceptible_bound.n=[10]", "defenses.imperceptible_bound.epochs=5"),
@@ -65,10 +65,12 @@ def main() -> int:
     options.add_argument("study", nargs="*", choices=[[], *STUDIES], default=[])
     options.add_argument("--csv", type=Path, default=None)
     chosen = options.parse_args()
-    rows = [row for name in chosen.study or STUDIES for row in _rows(name)]
-    for row in rows:
-        ratio = f"{row.planned_s / row.took_s:.2f}" if row.took_s else ""
-        print(f"{row.study:12} {row.step:14} {row.planned_s:8.1f} {row.took_s:8.1f} {ratio:>6}")
+    rows = []
+    for name in chosen.study or STUDIES:
+        for row in _rows(name):
+            ratio = f"{row.planned_s / row.took_s:.2f}" if row.took_s else ""
+            print(f"{row.study:12} {row.step:14} {row.planned_s:8.1f} {row.took_s:8.1f} {ratio:>6}", flush=True)
+            rows.append(row)
     if chosen.csv:
         with chosen.csv.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -94,6 +96,7 @@ def _planned(study: Study, data: Path | None) -> dict[str, float]:
     prices = price(costs.Quote(plan(study, "", None), extent, here, model))
     workers = costs.workers_here()
     steps = {each.step: each.on(workers) for each in prices}
+    steps["bound"] += here.start_up.cluster_s  # the first step that needs Ray has it started
     return steps | {"all": costs.whole(prices, here.start_up, workers)}
 
 
