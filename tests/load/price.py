@@ -69,7 +69,8 @@ def main() -> int:
     for name in chosen.study or STUDIES:
         for row in _rows(name):
             ratio = f"{row.planned_s / row.took_s:.2f}" if row.took_s else ""
-            print(f"{row.study:12} {row.step:14} {row.planned_s:8.1f} {row.took_s:8.1f} {ratio:>6}", flush=True)
+            seconds = f"{row.planned_s:8.1f} {row.took_s:8.1f}"
+            print(f"{row.study:12} {row.step:14} {seconds} {ratio:>6}", flush=True)
             rows.append(row)
     if chosen.csv:
         with chosen.csv.open("w", newline="") as file:
