@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.attack import Attack, perturb
+from harness.attacks.batch import differentiable
 from harness.attacks.gradient_sign import Fgsm
 from harness.data.datasets import Images
 from harness.data.source import Extent
@@ -170,15 +171,9 @@ def _trainings(study: Study) -> set[str]:
 
 def _gradients(network: Classifier, sample: _Sample, precision: str) -> Rate:
     fgsm = Fgsm.model_validate({"method": "fgsm", "epsilon": (0.1,)})
-    through = network if precision == "float32" else _in_bfloat16(network)
+    through = differentiable(network, precision).eval()
     x = as_input(sample.x)
     return _measured(len(x), lambda: perturb(through, x, sample.labels, sample.ids, fgsm, 0))
-
-
-def _in_bfloat16(network: Classifier) -> nn.Module:
-    from harness.attacks.batch import differentiable
-
-    return differentiable(network, "bfloat16").eval()
 
 
 def _trained(network: Classifier, sample: _Sample, usual: TrainingSettings, precision: str) -> Rate:
