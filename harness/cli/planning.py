@@ -162,7 +162,10 @@ def on_gpus(prices: Sequence["Price"], gpu: str, rates: "Rates") -> "Table":
     from harness.report.tables.numbers import duration
     from harness.report.tables.table import Table
 
-    lines = [(price.step, *(duration(price.on(count)) for count in GPU_COUNTS)) for price in prices]
+    lines: list[tuple[str, ...]] = []
+    for price in prices:
+        times = [duration(price.on(count)) for count in GPU_COUNTS]
+        lines.append((price.step, *times))
     lines += _around(prices, rates.start_up, GPU_COUNTS)
     note = (
         f"Not measured, {rates.source}. Of a cluster that is there; tasks are not shared out further than "

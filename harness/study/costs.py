@@ -18,7 +18,7 @@ from harness.data.source import Extent
 from harness.neighbours.growth import BoundModel
 from harness.networks.classifier import to_tensors
 from harness.study.plan import Plan
-from harness.study.rates import Rates, StartUp, blank
+from harness.study.rates import Rates, StartUp, untrained
 from harness.study.spec import Study
 from harness.study.trainings import Network
 
@@ -131,7 +131,7 @@ def training_price(step: str, networks: Iterable[Network], quote: Quote) -> Pric
 
 def weight_bytes(study: Study, size: Extent) -> int:
     """Bytes of the study's network as it is stored."""
-    return sum(value.nbytes for value in to_tensors(blank(study, size)).values())
+    return sum(value.nbytes for value in to_tensors(untrained(study, size)).values())
 
 
 def table_bytes(table: str, rows: int) -> int:
@@ -142,7 +142,7 @@ def table_bytes(table: str, rows: int) -> int:
 
 def memory(study: Study, size: Extent) -> tuple[int, int]:
     """Bytes of the images that a machine's workers share; and of a training's worker, beside activations."""
-    weights = sum(p.numel() for p in blank(study, size).parameters())
+    weights = sum(p.numel() for p in untrained(study, size).parameters())
     uses_images = any(settings.needs().images_of for _, settings in study.networks())
     adversarial = 4 * size.values * size.train if uses_images else 0
     # A weight, its gradient and Adam's two moments.

@@ -106,8 +106,8 @@ class Rates:
         return self.gradients[precision].seconds(gradients, self.beside_s(attack))
 
 
-def blank(study: Study, size: Extent) -> Classifier:
-    """The study's network, untrained."""
+def untrained(study: Study, size: Extent) -> Classifier:
+    """The study's network, freshly initialised: the file of weights that it may start with is not read."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, *size.shape)).astype(np.uint8)
     return build(study.network, pixels, size.classes, 0, initial=False)
 
@@ -124,7 +124,7 @@ def measured(study: Study, size: Extent) -> Rates:
     """Of one worker here, with the study's network, on random images; some seconds."""
     on = device()
     sample = _Sample.of(min(study.batch_size, _CPU_BATCH) if on.type == "cpu" else study.batch_size, size, on)
-    network = blank(study, size)
+    network = untrained(study, size)
     frozen = network.to(sample.x.device).eval()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -253,7 +253,7 @@ class _Work:
 
     @staticmethod
     def of(study: Study, size: Extent) -> "_Work":
-        network = blank(study, size).eval()
+        network = untrained(study, size).eval()
         x = torch.rand(_COUNTED_IMAGES, *size.shape)
         weights = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(weights, fused=True)

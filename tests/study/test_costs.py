@@ -148,7 +148,7 @@ def test_what_a_gpu_is_asked_for_is_counted(tiny: dict[str, Any]):
         computing, asking = of_one.image_s * 100, of_one.host_s * 100 / of_one.batch
         assert (asking > computing) == is_small
         assert of_one.seconds(100) == pytest.approx(max(asking, computing))
-        network, x = rates.blank(study, size).eval().requires_grad_(False), torch.rand(2, *size.shape)
+        network, x = rates.untrained(study, size).eval().requires_grad_(False), torch.rand(2, *size.shape)
         x.requires_grad_()
         counted = launches(lambda: torch.autograd.grad(network(x).logsumexp(1).sum(), x))  # noqa: B023
         assert of_one.host_s == pytest.approx(5e-6 * counted)
