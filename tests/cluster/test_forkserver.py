@@ -121,7 +121,7 @@ def test_workers_end_with_their_driver(tmp_path):
         assert alive(working)
         driver.kill()
         driver.wait()
-        assert ends(working, within_s=10)
+        assert ends(working)  # which would sleep on: the server may be importing when it is told
 
 
 _HERE = """
