@@ -14,6 +14,10 @@ class HarnessError(Exception):
     """
 
 
+class StartAgain(HarnessError):
+    """This process can't go on, but another one with the same command can: the command line starts it."""
+
+
 @dataclass(frozen=True)
 class Failed:
     """A piece of work that failed for good: why, in a line, and the traceback where there is one.

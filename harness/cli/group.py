@@ -1,12 +1,14 @@
 """The group of all commands: how mistakes are shown, and how a command ends when it is told to stop."""
 
+import os
 import signal
+import sys
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, StartAgain
 
 
 class _Group(click.Group):
@@ -17,7 +19,11 @@ class _Group(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         try:
+            _take_signals()
             return super().invoke(context)
+        except StartAgain as error:
+            complain(f"[bold]starting again:[/] {plain(str(error))}")
+            _start_again()
         except HarnessError as error:
             complain(f"[bold red]error:[/] {plain(str(error))}")
             context.exit(2)
@@ -26,7 +32,21 @@ class _Group(click.Group):
             context.exit(128 + (_caught[-1] if _caught else signal.SIGINT))
 
 
+_ENDING = {signal.SIGINT, signal.SIGTERM}
 _caught: list[int] = []  # signals
+
+
+def _start_again() -> NoReturn:
+    """Be a new process with the same command. A signal waits until that one can be told to stop."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _take_signals() -> None:
+    """What ``_start_again`` keeps waiting may come."""
+    if signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        end_on_sigterm()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
 def end_on_sigterm() -> None:

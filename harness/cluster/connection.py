@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from harness.cluster import forkserver, nodes, shipping
+from harness.cluster import clock, forkserver, nodes, shipping
 from harness.cluster.workers import Cluster
 from harness.errors import HarnessError
 from harness.study.compute import ComputeSpec
@@ -29,8 +29,10 @@ def connect(compute: ComputeSpec, code: Iterable[str] = ()) -> Iterator[Cluster]
 
     Waits for what the study asks for; what was started here is stopped after. ``code``: packages that its
     workers must find: to a cluster those of --code are sent as they are now, a Ray started here finds them
-    where they lie, one that this process had before keeps its own path. Raises HarnessError where what is
-    asked for does not come, no connection is had, or a package can't be sent.
+    where they lie, one that this process had before keeps its own path.
+
+    Raises HarnessError where what is asked for does not come, no connection is had, or a package can't be
+    sent; StartAgain where a Ray started here can't go on in time.
     """
     if compute.workers == 0:
         yield Cluster(workers=1, cores=1, gpus=0, retries=0, local=True)
@@ -131,12 +133,15 @@ def _attach(code: Iterable[str], stack: ExitStack) -> bool:
     # can't be reached.
     address = named or _joined_address()
     if address in (None, "local"):
+        watch = stack.enter_context(clock.watched())
         _keep_token_private()
         # Its workers are forked with this environment.
         with shipping.on_path(code):
             python = stack.enter_context(forkserver.running())
             environment = {"py_executable": python} if python else None
             stack.callback(ray.shutdown)
+            if watch:
+                stack.callback(watch.end)  # before Ray is ended, which takes its time
             ray.init(address="local", include_dashboard=False, runtime_env=environment, **_QUIET)
         return False
     joined = f"{address}, which this machine has joined (to run without it: `ray stop`)"

@@ -96,10 +96,8 @@ def _study(store: Store, settings: Study, drawn: dict[str, str], data: Path | No
             f"the data in '{data}' are not those of study '{settings.name}': "
             "its cells cannot be made again from them"
         )
-    try:
+    with run:
         yield from made_again(run, store, [cell for cells in wanted.values() for cell in cells], {})
-    finally:
-        run.close()
 
 
 def _among(cells: Iterable[Cell], paths: Container[str]) -> list[Cell]:

@@ -37,10 +37,8 @@ def rekey(study: Study, store: Store, data: Path | None, count: int, seed: int) 
     run = check(with_workers(study, None, store), store, data, Silent())
     pairs, before = _moved(run, _earlier_code(store, study))
     sample = _drawn(pairs, count, seed)
-    try:
+    with run:
         compared = tuple(made_again(run, store, sample, pairs))
-    finally:
-        run.close()
     if any(each.differences for each in compared):
         return Rekeyed(compared, 0)
     run.store = store

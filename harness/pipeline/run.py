@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -79,8 +79,12 @@ class Run:
     def shared_dataset(self) -> Any:
         return self.cluster.share(self.dataset)
 
-    def close(self) -> None:
-        self._stack.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave the cluster."""
+        self._stack.__exit__(*error)
 
     # --- which cells are to be made ---
 
@@ -211,11 +215,9 @@ def run_steps(run: Run, names: tuple[str, ...] = ALL_STEPS) -> int:
     What failed is in ``run.failed``. Raises HarnessError for anything the user can mend; what is finished
     stays.
     """
-    try:
+    with run:
         tried = sum(work_of(step).make(run) for step in STEPS if step.name in names)
-        return tried - len(run.failed)
-    finally:
-        run.close()
+    return tried - len(run.failed)
 
 
 def price(quote: Quote) -> list[Price]:
