@@ -5,7 +5,7 @@ and mistakes of typing are answered at once.
 """
 
 from harness.cli.group import main
-from harness.cli.looking import show, sql, studies, tables, ui
+from harness.cli.looking import report, show, sql, studies, tables, ui
 from harness.cli.planning import benchmark, plan
 from harness.cli.running import STEP_COMMANDS, run, track
 from harness.cli.validating import validate
@@ -21,6 +21,7 @@ for _command in (
     benchmark,
     tables,
     sql,
+    report,
     verify,
     rekey,
     track,

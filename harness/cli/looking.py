@@ -1,6 +1,7 @@
 """Commands that show what is there and compute nothing: tables, queries, MLflow's page, the studies."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,6 +69,36 @@ def sql(query: str, kind: Any, study: str | None, results: str) -> None:
 
     with connect(existing_store(results), study) as connection:
         show_query(connection, query, kind)
+
+
+@click.command()
+@click.argument("studies", nargs=-1)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("report.html"),
+    show_default=True,
+    help="The file.",
+)
+@results_option
+def report(studies: tuple[str, ...], out: Path, results: str) -> None:
+    """One HTML file of STUDIES, all unless some are named: tables, figures, verdicts.
+
+    It needs no network, sends nothing, and is made of the Parquet files alone.
+    """
+    from importlib.metadata import version
+
+    from harness.report.database import connect
+    from harness.report.page import page, shown
+
+    store = existing_store(results)
+    records = store.studies()
+    pages = []
+    for name in studies or records:
+        with connect(store, name, settled=True) as connection:
+            pages.append(shown(connection, records[name]["study"]))
+    out.write_text(page(pages, version("harness")), encoding="utf-8")
+    click.echo(f"{out}: {', '.join(studies or records)}, {out.stat().st_size / 1000:,.0f} kB")
 
 
 @click.command()

@@ -1,0 +1,29 @@
+"""The figures, each in a file of its own; one line here for each.
+
+A file draws the rows of an SQL view: every number comes from there.
+"""
+
+from collections.abc import Iterator
+
+import duckdb
+
+from harness.report.database import query
+from harness.report.figures import class_distance, effectiveness, magnitude, robustness
+from harness.report.figures.drawing import Drawing, style
+from harness.report.recorded import Row
+
+FIGURES = {
+    "robustness": robustness.PLOT,
+    "class_distance": class_distance.PLOT,
+    "magnitude": magnitude.PLOT,
+    "effectiveness": effectiveness.PLOT,
+}
+
+
+def drawn(connection: duckdb.DuckDBPyConnection, study: Row, name: str) -> Iterator[Drawing]:
+    """The figures of that name of a study (its row of `studies`)."""
+    plot = FIGURES[name]
+    rows = query(connection, f"from {plot.source}").to_pylist()
+    mine = [row for row in rows if row["study"] == study["study"]]
+    with style():
+        yield from plot.draw(study, mine)
