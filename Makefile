@@ -3,6 +3,7 @@
 # make load  500 tiny cells, then a bound of 200,000 images: time and memory (half an hour)
 # make check lint, types and import directions
 # make cluster-test   a Ray cluster of two machines, made of this one (root on Linux; skipped elsewhere)
+# make slurm-test     jobs/slurm.sh on Slurm over two such machines (Debian's slurm-wlm; skipped without it)
 # make gpu-check   the first half hour on a GPU machine, stopping at the first failure; writes gpu-check.md
 # make docs   the pages of docs/ as a site in site/, no warning allowed
 # make pages  the pages that are made from the package: settings and command line
@@ -16,7 +17,7 @@ STUDY  ?= quick
 # Processes that share out the files of tests; each may start a Ray of four logical cores.
 TESTERS ?= 2
 
-.PHONY: run test cluster-test load check gpu-check docs pages faults install clean
+.PHONY: run test cluster-test slurm-test load check gpu-check docs pages faults install clean
 run: install
 	$(BIN)/harness run $(STUDY)
 
@@ -29,6 +30,9 @@ load: install
 
 cluster-test: install
 	$(BIN)/python tests/two_hosts
+
+slurm-test: install
+	$(BIN)/python tests/two_hosts test_slurm.py
 
 check: install
 	$(BIN)/ruff check .

@@ -91,9 +91,9 @@ def test_commands_can_be_typed(page):
             _check_made(line.split()[1])
         for script, given in re.findall(r"(jobs/\w+\.\w+)(?: --)?(.*)", line):
             assert (ROOT / script).exists(), line
-            if script.endswith(".py"):
-                command = re.search(r'run\("([\w-]+)"\)', (ROOT / script).read_text())
-                _check_typed([command[1], *arguments(shlex.split(given.replace("...", "")))])
+            command = re.search(r'run\("([\w-]+)"\)', (ROOT / script).read_text())
+            name = command[1] if command else "run"  # that of jobs/slurm.sh
+            _check_typed([name, *arguments(shlex.split(given.partition(";")[0].replace("...", "")))])
         for script in re.findall(r"\bpython (tests/[\w/.]+)", line):
             assert (ROOT / script).exists(), line
 
