@@ -58,7 +58,11 @@ end_ray() {
 }
 trap end_ray EXIT
 # To the driver, which keeps what is finished and ends; then to Ray.
-trap '[ -z "$driver" ] || kill -TERM $driver 2>/dev/null || true' TERM INT
+stop() {
+    [ -n "$driver" ] || exit 143
+    kill -TERM "$driver" 2>/dev/null || true
+}
+trap stop TERM INT
 
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$FIRST" bash -c 'on_node "$@"' head \
     --head --node-ip-address="$HEAD_IP" --port="$PORT" --include-dashboard=false --temp-dir="$FOLDER" &
