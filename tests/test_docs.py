@@ -23,14 +23,13 @@ RUN = [ROOT / "README.md"]
 RUN += [DOCS / f"your-{kind}.md" for kind in ("network", "attack", "defense", "model", "data")]
 # Run by tests of their own.
 RUN_ELSEWHERE = [DOCS / "validate.md", DOCS / "library.md"]
-PAGES = [
-    *sorted(DOCS.glob("*.md")),
-    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
-]
+BESIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+BESIDE += ["results/README.md", "results/reference/README.md", "harness/report/views/README.md"]
+PAGES = [*sorted(DOCS.glob("*.md")), *(ROOT / path for path in BESIDE)]
 
 
 def each(pages: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("page", pages, ids=lambda page: page.stem)
+    return pytest.mark.parametrize("page", pages, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 @each(RUN)
