@@ -15,8 +15,8 @@ from pages import ROOT, Command, File, blocks, fits, follow
 
 from harness.cli import main
 from harness.cli.job import arguments
-from harness.study.files import presets
-from harness.study.reading import load
+from harness.study.files import presets, read
+from harness.study.reading import build, load
 
 DOCS = ROOT / "docs"
 RUN = [ROOT / "README.md"]
@@ -103,6 +103,18 @@ def test_commands_in_words_exist(page):
         assert name in main.commands, name
     for target in re.findall(r"`make ([\w-]+)`", page.read_text()):
         _check_made(target)
+
+
+@each(PAGES)
+def test_parts_of_a_study_are_right(page):
+    """Those that no study file of a page holds, put into the quick study one after the other."""
+    study = read("quick")
+    study["attacks"]["fgsm"] = {"epsilon": ["8/255", 0.1, 0.2, 0.3]}
+    for content in re.findall(r"^```yaml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        if "use:" not in content:  # code that lies elsewhere
+            part = yaml.safe_load(content)
+            study = {**study, **part, "attacks": {**study["attacks"], **part.get("attacks", {})}}
+            build(study)
 
 
 def _typed(text: str) -> Iterator[str]:
