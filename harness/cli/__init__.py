@@ -4,6 +4,7 @@ The commands are listed here, in the order of work. None imports what it works w
 and mistakes of typing are answered at once.
 """
 
+from harness.cli.comparing import compare
 from harness.cli.group import main
 from harness.cli.looking import report, show, sql, studies, tables, ui
 from harness.cli.planning import benchmark, plan
@@ -22,6 +23,7 @@ for _command in (
     tables,
     sql,
     report,
+    compare,
     verify,
     rekey,
     track,

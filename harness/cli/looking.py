@@ -10,12 +10,12 @@ from harness.cli.options import (
     code_option,
     existing_store,
     format_option,
+    latest,
     overrides_option,
     results_option,
     study_option,
     tracking_option,
 )
-from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from harness.results.store import Store
@@ -32,7 +32,7 @@ def tables(names: tuple[str, ...], kind: str, study: str | None, results: str) -
     NAMES picks some, e.g. table2, or any view of `harness sql`.
     """
     store = existing_store(results)
-    print_tables(store, study or _latest(store), names, kind)
+    print_tables(store, study or latest(store), names, kind)
 
 
 def print_tables(store: "Store", study: str, names: tuple[str, ...], kind: Any) -> None:
@@ -42,14 +42,6 @@ def print_tables(store: "Store", study: str, names: tuple[str, ...], kind: Any) 
 
     with connect(store, study, settled=True) as connection:
         show(connection, names, kind)
-
-
-def _latest(store: "Store") -> str:
-    """The study that was run last; HarnessError where there is none."""
-    studies = list(store.studies())
-    if not studies:
-        raise HarnessError(f"'{store.folder}' holds no study: run one with `harness run quick`")
-    return studies[-1]
 
 
 @click.command()

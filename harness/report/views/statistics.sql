@@ -143,6 +143,14 @@ create macro is_better(low, high, lowest, highest, of_seeds) as
          when low > 0 and lowest > 0 and of_seeds > 1 then 'yes'
          else 'not shown' end;
 
+-- What tables call a test.
+create macro test_words(access, norm, epsilon, attack_title, divisor) as
+    case access when 'robust' then 'robust at ' || epsilon_text(epsilon) || ' (' || norm || ')'
+                when 'bound' then 'bound refuted, k=' || format('{:g}', epsilon)
+                when 'white_box' then
+                    attack_title || ', white box' || coalesce(', eps/' || format('{:g}', divisor), '')
+                else attack_title end;
+
 -- The mean credit over the seeds. Its interval is that of the difference of two means, from the standard deviation
 -- between seeds pooled over the network's grid and the controls; of one seed, that over the test images.
 create view credit_over_seeds as
@@ -172,10 +180,7 @@ with means as (
 )
 select b.* exclude (position), is_better(low, high, lowest, highest, seeds) as better,
        if(of_seeds = 1, 'one seed: test images only', seeds || ' of ' || of_seeds || ' seeds') as rests_on,
-       case b.access when 'robust' then 'robust at ' || epsilon_text(b.epsilon) || ' (' || b.norm || ')'
-                     when 'white_box' then
-                         t.attack_title || ', white box' || coalesce(', eps/' || format('{:g}', t.divisor), '')
-                     else t.attack_title end as test,
+       test_words(b.access, b.norm, b.epsilon, t.attack_title, t.divisor) as test,
        v.verdict, v.reason, b.position
 from bounded b
 join verdicts v on v.study = b.study and v.name = b.name
