@@ -96,7 +96,8 @@ def test_turned_round_the_signs_turn(store):
 
 def test_tied_is_no_more_than_the_least_difference(store):
     write(store, [clean(BASE, "11")])
-    sql = """select b, c, n, paired_least(b, c, n) as least, paired_low(b, c, n) as low, paired_high(b, c, n) as high
+    sql = """select b, c, n, paired_least(b, c, n) as least, paired_low(b, c, n) as low,
+                    paired_high(b, c, n) as high
              from range(13) b(b), range(4) c(c), (values (20), (359), (10000)) n(n)"""
     with connect(store) as connection:
         found = query(connection, sql).to_pylist()

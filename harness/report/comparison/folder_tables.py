@@ -11,7 +11,7 @@ from harness.report.database import query
 from harness.report.tables.numbers import exact
 from harness.report.tables.table import Line, Table
 
-EXAMPLES = 3  # cells named of a group
+EXAMPLES = 3  # cells and columns named of a group
 MOVED = 12  # accuracies that are shown, those that moved most
 _BY_CAUSE = (
     "The likely cause of each cell whose values differ: what was asked for otherwise (a setting, code from "
@@ -19,8 +19,7 @@ _BY_CAUSE = (
     "own: cells that this is true of; the others were made from them."
 )
 _MOVED = (
-    "In per cent, the mean over the seeds: {shown} of {count} accuracies that differ, the largest "
-    "changes first."
+    "In per cent, the mean over the seeds: {shown} of {count} numbers that differ, the largest changes first."
 )
 
 Row = Mapping[str, Any]
@@ -111,9 +110,10 @@ def _by_cause(different: list[Different]) -> Table:
 
 def _group(mine: list[Different]) -> Line:
     own = [each for each in mine if any(cause.is_own for cause in each.causes)]
-    columns = list(dict.fromkeys(column for each in mine for column in each.columns))
+    names = list(dict.fromkeys(column for each in mine for column in each.columns))
+    columns = ", ".join(names[:EXAMPLES]) + (" ..." if len(names) > EXAMPLES else "")
     examples = [*own, *(each for each in mine if each not in own)]
-    return (str(len(mine)), str(len(own)), ", ".join(columns), _examples([each.what for each in examples]))
+    return (str(len(mine)), str(len(own)), columns, _examples([each.what for each in examples]))
 
 
 def _one_sided(alone: list[tuple[str, What, str]]) -> Table:
@@ -128,13 +128,15 @@ def _one_sided(alone: list[tuple[str, What, str]]) -> Table:
 
 
 def _examples(cells: list[What]) -> str:
-    named = [_named(what) for what in cells[:EXAMPLES]]
+    several = len({seed for _, _, seed, _ in cells}) > 1
+    named = [_named(what, several) for what in cells[:EXAMPLES]]
     return "; ".join(named) + (" ..." if len(cells) > EXAMPLES else "")
 
 
-def _named(what: What) -> str:
+def _named(what: What, several: bool) -> str:
+    """With its seed, where the cells are of several."""
     _, _, seed, title = what
-    return title if seed is None else f"{title} (seed {seed})"
+    return f"{title} (seed {seed})" if several and seed is not None else title
 
 
 def _place(what: What) -> tuple[str, str, str, str]:
