@@ -6,7 +6,7 @@ and mistakes of typing are answered at once.
 
 from harness.cli.comparing import compare
 from harness.cli.group import main
-from harness.cli.looking import report, show, sql, studies, tables, ui
+from harness.cli.looking import describe, report, show, sql, studies, tables, ui
 from harness.cli.planning import benchmark, plan
 from harness.cli.running import STEP_COMMANDS, run, track
 from harness.cli.validating import validate
@@ -22,6 +22,7 @@ for _command in (
     benchmark,
     tables,
     sql,
+    describe,
     report,
     compare,
     verify,

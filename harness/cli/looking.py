@@ -54,13 +54,28 @@ def sql(query: str, kind: Any, study: str | None, results: str) -> None:
 
     Tables: bound, attack, evaluation, training, "check", certified, benchmark. Views: ranking, robust,
     credit, bound_test, verdicts, fragility, certified_accuracy, table2 to table7, black_box, white_box,
-    accuracies, over_seeds, missing and more. `harness sql "show tables"` lists them all.
+    accuracies, over_seeds, missing and more. `harness describe` lists them all.
     """
     from harness.report.database import connect
     from harness.report.printing import show_query
 
     with connect(existing_store(results), study) as connection:
         show_query(connection, query, kind)
+
+
+@click.command()
+@click.argument("name", required=False)
+@format_option
+@results_option
+def describe(name: str | None, kind: Any, results: str) -> None:
+    """The columns of a table or view: type and meaning. Without NAME all tables and views, a line each."""
+    from harness.report import meanings
+    from harness.report.database import connect
+    from harness.report.printing import render
+
+    with connect(existing_store(results)) as connection:
+        shown = meanings.columns(connection, name) if name else meanings.overview(connection)
+    click.echo(render([shown], kind), nl=False)
 
 
 @click.command()

@@ -1,6 +1,7 @@
 -- The lines of the printed tables.
 
--- layout is black_box (Tables IV to VI), table7 or white_box, where stages of a worst case that goes on are left out.
+-- Every line of the printed tables of accuracies: the mean over the seeds.
+-- Layout is black_box (Tables IV to VI), table7 or white_box, where stages of a worst case that goes on are left out.
 --   accuracy    mean over the seeds that are measured (seeds, of the study's of_seeds)
 --   spread      standard deviation between them (n - 1), beside their lowest and highest
 --   low, high   t interval of the mean; where the study has one seed Wilson's over the test images

@@ -1,6 +1,7 @@
 -- Statistics: intervals over seeds, credit over the best control, pairs of networks. docs/statistics.md has the
 -- formulas and their sources.
 
+-- How many seeds each study has.
 create view seeds_of as select study, len(seeds)::bigint as of_seeds from studies;
 
 -- All that is measured of each seed's network: accuracies, robust accuracy ('robust', 'worst case') and the share of
