@@ -226,12 +226,16 @@ class Store:
 
     def tensors(self, cell: Cell) -> dict[str, np.ndarray]:
         """The cell's tensors, their digest verified; HarnessError names a damaged file."""
+        return self.tensors_of(cell.path)
+
+    def tensors_of(self, cell: Path) -> dict[str, np.ndarray]:
+        """Those of the cell whose Parquet file is at a path below the root, which has some."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        path = tensors_path(cell.path)
+        path = tensors_path(cell)
         payload = read(self.folder, path)
-        if hashlib.sha256(payload).hexdigest() != self.metadata(cell.path)["artifact"]["sha256"]:
+        if hashlib.sha256(payload).hexdigest() != self.metadata(cell)["artifact"]["sha256"]:
             raise damaged(self.folder, path, "its digest is not the one recorded")
         try:
             return load(payload)

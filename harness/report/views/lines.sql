@@ -69,4 +69,4 @@ select b.* exclude (credit_seeds, credit_lowest, credit_highest, names, position
        v.verdict, v.reason, b.position
 from bounded b
 left join verdicts v on v.study = b.study and v.name = b.name
-order by b.study, b.layout, b.position nulls last;
+order by b.study, b.layout, b.position nulls last, b.line, b.attack, b.epsilon, b.step_size;

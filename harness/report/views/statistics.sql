@@ -135,7 +135,8 @@ from compared c
 join paired p
     on p.study = c.study and p.access = c.access and p.attack = c.attack and p.norm is not distinct from c.norm
     and p.epsilon is not distinct from c.epsilon and p.step_size is not distinct from c.step_size
-    and p.name = c.name and p.seed = c.seed;
+    and p.name = c.name and p.seed = c.seed
+order by c.study, c.position, c.name, c.seed, c.access, c.attack, c.norm, c.epsilon, c.step_size;
 
 -- 'better than the best control: yes | no | not shown', from the 95 % interval of the mean credit and the lowest and
 -- the highest of the seeds. Yes needs several seeds, which must all agree; a single one can only refute.
