@@ -5,7 +5,7 @@ and mistakes of typing are answered at once.
 """
 
 from harness.cli.comparing import compare
-from harness.cli.exporting import export
+from harness.cli.exporting import export, figures
 from harness.cli.group import main
 from harness.cli.looking import describe, report, show, sql, studies, tables, ui
 from harness.cli.planning import benchmark, plan
@@ -27,6 +27,7 @@ for _command in (
     report,
     compare,
     export,
+    figures,
     verify,
     rekey,
     track,

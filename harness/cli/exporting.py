@@ -1,7 +1,7 @@
 """Commands that hand results to other programs: images and tables as files, figures for a paper."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,25 @@ from harness.cli.options import existing_store, latest, results_option
 from harness.errors import HarnessError, did_you_mean
 
 if TYPE_CHECKING:
+    from harness.report.figures.drawing import Drawing
     from harness.results.store import Store
 
+KINDS = ("png", "svg", "pdf")
 _out_option = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
     help="The folder, made where there is none. Files of the same name are replaced.",
 )
+
+
+def _kinds(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """'png,pdf' taken apart; each is one of `KINDS`."""
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in value.split(",")))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise HarnessError(f"--format: expected some of {', '.join(KINDS)}, got '{kind}'")
+    return kinds
 
 
 @click.command()
@@ -79,3 +90,53 @@ def _write(path: Path, content: Any) -> Path:
         json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
     )
     return path
+
+
+@click.command()
+@click.argument("studies", nargs=-1)
+@_out_option
+@click.option(
+    "--format",
+    "kinds",
+    default="png,svg,pdf",
+    show_default=True,
+    callback=_kinds,
+    help="Files of each figure, separated by commas.",
+)
+@click.option(
+    "--width",
+    type=click.Choice(["column", "page"]),
+    default="page",
+    show_default=True,
+    help="That of a paper's column or page: 3.4 or 7 inches.",
+)
+@results_option
+def figures(studies: tuple[str, ...], out: Path, kinds: tuple[Any, ...], width: str, results: str) -> None:
+    """The figures of STUDIES, all unless some are named, for a paper: a folder for each study.
+
+    captions.md beside them says what each shows.
+    """
+    from harness.report.database import connect, query
+    from harness.report.figures import FIGURES, drawn
+    from harness.report.figures.drawing import COLUMN, PAGE
+
+    store = existing_store(results)
+    inches = {"column": COLUMN, "page": PAGE}[width]
+    count = 0
+    for name in studies or store.studies():
+        with connect(store, name, settled=True) as connection, writing(out / name):
+            (row,) = query(connection, "from studies").to_pylist()
+            made = [drawing for figure in FIGURES for drawing in drawn(connection, row, figure, inches)]
+            _save(made, out / name, kinds)
+            count += len(made)
+    click.echo(f"{out}: {count} figures as {', '.join(kinds)}")
+
+
+def _save(drawings: "Sequence[Drawing]", folder: Path, kinds: tuple[Any, ...]) -> None:
+    from harness.report.figures.drawing import save
+
+    for drawing in drawings:
+        for kind in kinds:
+            save(drawing, folder, kind)
+    captions = [f"## {each.title}\n\n`{each.name}`: {each.caption}\n" for each in drawings]
+    (folder / "captions.md").write_text("\n".join(captions), encoding="utf-8")

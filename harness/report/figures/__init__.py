@@ -9,7 +9,7 @@ import duckdb
 
 from harness.report.database import query
 from harness.report.figures import class_distance, effectiveness, magnitude, robustness
-from harness.report.figures.drawing import Drawing, style
+from harness.report.figures.drawing import PAGE, Drawing, style
 from harness.report.recorded import Row
 
 FIGURES = {
@@ -20,10 +20,12 @@ FIGURES = {
 }
 
 
-def drawn(connection: duckdb.DuckDBPyConnection, study: Row, name: str) -> Iterator[Drawing]:
-    """The figures of that name of a study (its row of `studies`)."""
+def drawn(
+    connection: duckdb.DuckDBPyConnection, study: Row, name: str, width: float = PAGE
+) -> Iterator[Drawing]:
+    """The figures of that name of a study (its row of `studies`), so many inches wide."""
     plot = FIGURES[name]
     rows = query(connection, f"from {plot.source}").to_pylist()
     mine = [row for row in rows if row["study"] == study["study"]]
-    with style():
-        yield from plot.draw(study, mine)
+    with style(width):
+        yield from list(plot.draw(study, mine))
