@@ -64,15 +64,21 @@ def _table(rows: list[Row], a: Row, b: Row, seeds: str, more: str) -> Table:
     interval, unit = ("t over the seeds", "seeds") if several > 1 else ("paired over the images", "images")
     note = _NOTE.format(a=a["title"], b=b["title"], interval=interval, unit=unit)
     note += _SEVERAL.format(seeds=several) if several > 1 else _ONE_SEED
-    header = ("test", "images", "a", "b", "only a", "only b", "a - b", "p", "p Holm", "least", "verdict")
+    header: Line = ("test", "a", "b", "only a", "only b", "a - b", "p", "p Holm", "least", "verdict")
     title = f"{a['title']} and {b['title']}, {seeds}"
-    return Table("compared", title, note + more, header, [_line(row) for row in rows])
+    lines = [_line(row) for row in rows]
+    counts = [str(row["images"]) for row in rows]
+    if len(set(counts)) > 1:
+        header = (*header, "images")
+        lines = [(*line, count) for line, count in zip(lines, counts, strict=True)]
+    else:
+        title += f", {counts[0]} images"
+    return Table("compared", title, note + more, header, lines)
 
 
 def _line(row: Row) -> Line:
     return (
         row["test"],
-        str(row["images"]),
         _accuracy(row["accuracy_a"], row["is_complete_a"]),
         _accuracy(row["accuracy_b"], row["is_complete_b"]),
         str(row["only_a"]),
