@@ -15,7 +15,6 @@ from harness.report.database import query
 from harness.report.tables import TABLES, laid_out
 from harness.report.tables.table import Table
 from harness.results.store import Store
-from harness.settings import epsilon_text
 
 # Beside the views that the printed tables are made of.
 VIEWS = ("over_seeds", "robust", "robust_over_seeds", "headline", "missing")
@@ -79,10 +78,10 @@ def _about(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name(about: Mapping[str, Any]) -> str:
-    """'base-fgsm-8_255-test-seed0'."""
+    """'base-fgsm-0.0313725-test-seed0'."""
     parts = [about["name"], about["attack"]]
     if about["epsilon"] is not None:
-        parts.append(epsilon_text(about["epsilon"]))
+        parts.append(f"{about['epsilon']:.6g}")
     if about["step_size"] is not None:
         parts.append(f"step{about['step_size']:.3g}")
     parts += [about["split"], f"seed{about['seed']}"]
