@@ -23,6 +23,7 @@ _SQL_TYPES = {
     pa.float64(): "double",
     pa.int32(): "integer",
     pa.int64(): "bigint",
+    pa.binary(): "blob",
     pa.list_(pa.int64()): "bigint[]",
 }
 # The files of views, each of which stands on those before it.
