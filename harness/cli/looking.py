@@ -32,7 +32,7 @@ def tables(names: tuple[str, ...], kind: str, study: str | None, results: str) -
     NAMES picks some, e.g. table2, or any view of `harness sql`.
     """
     store = existing_store(results)
-    print_tables(store, study or _latest(store), names, kind)
+    print_tables(store, study or latest(store), names, kind)
 
 
 def print_tables(store: "Store", study: str, names: tuple[str, ...], kind: Any) -> None:
@@ -44,7 +44,7 @@ def print_tables(store: "Store", study: str, names: tuple[str, ...], kind: Any) 
         show(connection, names, kind)
 
 
-def _latest(store: "Store") -> str:
+def latest(store: "Store") -> str:
     """The study that was run last; HarnessError where there is none."""
     studies = list(store.studies())
     if not studies:
