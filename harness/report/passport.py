@@ -9,7 +9,7 @@ from harness.errors import HarnessError
 from harness.report.database import query
 from harness.report.recorded import Row
 from harness.report.tables.numbers import significant
-from harness.report.tables.table import HOLE, Line, Table
+from harness.report.tables.table import HOLE, Line, Table, distinct
 
 _KINDS = {"other_class": "of another class", "any_class": "of any class"}
 _BOUND_NOTE = (
@@ -78,12 +78,49 @@ def _unknown(connection: duckdb.DuckDBPyConnection, study: Row, image: int) -> H
     )
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """Networks by attacks; a cell is a text and whether the network errs.
+
+    Of the step sizes of an attack the smallest change that fools is shown.
+    """
+
+    attacks: list[str]
+    rows: list[tuple[str, list[tuple[str, bool]]]]
+
+
+def matrix(passport: Passport) -> Matrix:
+    """What each network says: '3', or '5 ✗ 0.42': wrong, the change in units of sigma that fooled it."""
+    fates = [row for row in passport.fates if not row["stage"]]
+    attacks = distinct(_column(row) for row in fates)
+    lines = []
+    for name in distinct(row["name"] for row in fates):
+        mine = [row for row in fates if row["name"] == name]
+        cells = [_cell([row for row in mine if _column(row) == attack]) for attack in attacks]
+        lines.append((mine[0]["title"], cells))
+    return Matrix(attacks, lines)
+
+
+def _column(row: Row) -> str:
+    return f"{row['attack_title']}{' (black box)' if row['access'] == 'black_box' else ''}"
+
+
+def _cell(rows: list[Row]) -> tuple[str, bool]:
+    if not rows:
+        return "", False
+    fooled = [row for row in rows if row["fate"] == "fooled" and row["ratio"] is not None]
+    row = min(fooled, key=lambda row: row["ratio"]) if fooled else rows[0]
+    errs = row["prediction"] != row["label"]
+    change = f" {number(row['ratio'], 2)}" if fooled else ""
+    return (f"{row['prediction']} ✗{change}" if errs else str(row["prediction"])), errs
+
+
 # --- as tables ---------------------------------------------------------------------------------------
 
 
 def tables(passport: Passport) -> list[Table]:
     """For a terminal: the bound, every network against every attack, certified radii."""
-    return [bound_table(passport), *_fates(passport), *_radii(passport)]
+    return [bound_table(passport), *_fates(passport), *radii_tables(passport)]
 
 
 def bound_table(passport: Passport) -> Table:
@@ -121,7 +158,8 @@ def _fates(passport: Passport) -> Iterable[Table]:
     yield Table("fates", "Every network on it, clean and attacked", note, header, lines)
 
 
-def _radii(passport: Passport) -> Iterable[Table]:
+def radii_tables(passport: Passport) -> Iterable[Table]:
+    """A line for each smoothed network; none where nothing was certified."""
     if passport.radii:
         header = ("smoothed network", "noise", "says", "certified l2", "smallest l2 that fools")
         yield Table("radii", "Certified radius", "", header, [radius_line(row) for row in passport.radii])
