@@ -20,10 +20,10 @@ def image(image: int, kind: Any, study: str | None, results: str) -> None:
     """
     from harness.report.database import connect, query
     from harness.report.passport import passports, tables
-    from harness.report.printing import render
+    from harness.report.printing import ANY_WIDTH, render
 
     store = existing_store(results)
     with connect(store, study or latest(store)) as connection:
         (row,) = query(connection, "from studies").to_pylist()
         (passport,) = passports(connection, row, [image])
-    click.echo(render(tables(passport), kind), nl=False)
+    click.echo(render(tables(passport), kind, ANY_WIDTH), nl=False)

@@ -8,7 +8,7 @@ import duckdb
 from harness.errors import HarnessError
 from harness.report.database import query
 from harness.report.recorded import Row
-from harness.report.tables.numbers import significant
+from harness.report.tables.numbers import exact, significant
 from harness.report.tables.table import HOLE, Line, Table, distinct
 
 _KINDS = {"other_class": "of another class", "any_class": "of any class"}
@@ -146,14 +146,14 @@ def _fates(passport: Passport) -> Iterable[Table]:
         return
     several = len(passport.study["seeds"]) > 1
     header = ("network", "made on", "attack", "step", "says", "fate", "change", "mean l1", "l0", "l2", "linf")
-    lines = []
+    lines: list[Line] = []
     for row in passport.fates:
         title = f"{row['title']} (seed {row['seed']})" if several else row["title"]
         made_on = {"clean": "", "black_box": "base", "white_box": "itself"}[row["access"]]
-        norms = (row["mean_l1"], row["l0"], row["l2"], row["linf"])
+        norms = (number(row["mean_l1"], 3), exact(row["l0"]), number(row["l2"], 3), number(row["linf"], 3))
         step = "" if row["step_size"] is None else significant(row["step_size"], 2)
         named = (title, made_on, row["attack_title"], step, row["predicted"], row["fate"])
-        lines.append((*named, number(row["ratio"], 2), *(number(norm, 3) for norm in norms)))
+        lines.append((*named, number(row["ratio"], 2), *norms))
     note = _FATES_NOTE.format(k=passport.study["effectiveness_k"])
     yield Table("fates", "Every network on it, clean and attacked", note, header, lines)
 

@@ -9,7 +9,6 @@ from handmade import BASE, CLEAN, FGSM, GRID, Study, attack_rows, bound_rows, fi
 from measured import certified, clean, write
 
 from harness.cli import main
-from harness.report.database import connect, query
 from harness.results.cells import Cell
 from harness.results.store import Store
 
@@ -109,6 +108,3 @@ def test_classes_have_names_where_the_results_hold_them(tmp_path):
     write_record(store, study.name, {**record, "cells": [*record["cells"], named]})
     assert {row["class"] for row in blocks(store, 3)["bound"]} == {"0 (cat)"}
     assert {row["says"] for row in blocks(store, 3)["fates"]} == {"0 (cat)", "1"}
-    with connect(store) as connection:
-        texts = query(connection, "from class_texts order by label").to_pylist()
-    assert [row["class"] for row in texts] == ["0 (cat)", "1"]

@@ -70,8 +70,7 @@ def galleries(
     that is damaged.
     """
     sample: dict[int, dict[str, Row]] = {}
-    rows = query(connection, "from sample left join class_texts using (study, label)").to_pylist()
-    for row in rows:
+    for row in query(connection, "from pictures").to_pylist():
         sample.setdefault(row["image_id"], {})[row["picture"]] = row
     attacks = _attacks(connection, store, study["seeds"][0])
     known = passports(connection, study, sample, study["seeds"][0]) if sample and attacks else []
@@ -107,13 +106,9 @@ def _gallery(
 ) -> Gallery:
     """Of the sampled images that the attack fools, by the ratio of their change to sigma."""
     path = attack["path"]
-    made = query(
-        connection,
-        f"select m.*, t.class as predicted from made_images m left join class_texts t "
-        f"on t.study = m.study and t.label = m.prediction where path = '{path}' and fooled "
-        "order by ratio, image_id",
-    ).to_pylist()
-    mine = [row for row in made if row["image_id"] in sample]
+    rows = query(connection, f"from made_images where path = '{path}' order by ratio, image_id").to_pylist()
+    right = [row for row in rows if row["image_id"] in sample and row["clean_prediction"] == row["label"]]
+    mine = [row for row in right if row["fooled"]]
     place = {image: row for row, image in enumerate(store.rows(path)["image_id"].to_pylist())}
     images = store.tensors_at(Path(path))["adversarial"]
     specimens = [
@@ -125,8 +120,9 @@ def _gallery(
     half = "attacks that fool half of the images" if attack["fooled"] >= 50 else "attacks"
     words = (
         f"Of the {half} and whose images are kept, {attack['attack_title']} changes least. It fools "
-        f"{len(mine)} of the {len(sample)} images in the sample; from the smallest change, measured by the "
-        f"image's own sigma (k={study['effectiveness_k']:g}), to the largest."
+        f"{len(mine)} of {len(right)}: of the {len(sample)} sampled images those that the network is right "
+        f"on. From the smallest change, measured by the image's own sigma (k={study['effectiveness_k']:g}), "
+        "to the largest."
     )
     seed = f" (seed {attack['seed']})" if len(study["seeds"]) > 1 else ""
     return Gallery(f"{attack['attack_title']} on {attack['title']}{seed}", words, specimens)
@@ -160,7 +156,7 @@ def _specimen(
             f"nearest other: {nearest['class']}",
         ),
     )
-    norms = ", ".join(f"{name} {number(row[name], 2)}" for name in ("l0", "l2", "linf"))
+    norms = f"l0 {row['l0']}, l2 {number(row['l2'], 2)}, linf {number(row['linf'], 2)}"
     caption = f"changed by {number(row['ratio'], 2)} sigma; {norms}.{_others(row, attack, known)}"
     return Specimen(row["image_id"], shown, caption)
 
@@ -175,7 +171,7 @@ def _others(row: Row, attack: Row, known: Passport) -> str:
         and all(fate[name] == row[name] for name in same)
     ]  # fmt: skip
     withstand = fates.count("withstands")
-    return f" {withstand} of {len(fates)} other networks withstand it." if fates else ""
+    return f" Withstood by {withstand} of {len(fates)} other networks." if fates else ""
 
 
 def _factor(largest: float) -> float:

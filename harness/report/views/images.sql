@@ -4,12 +4,6 @@
 create macro class_text(label, class_name) as
     label::varchar || if(class_name <> label::varchar, ' (' || class_name || ')', '');
 
-create view class_texts as
-select study, label, class_text(label, class_name) as class
-from (select distinct study, label from evaluation union select study, label from bound
-      union select study, neighbour_label from bound union select study, prediction from evaluation)
-left join classes using (study, label);
-
 -- The bound of every test image for both readings of "nearest neighbour", at the k's of the study's own defense (1, 2,
 -- 2.5 and 3 where it has none) and at that by which attacks are scored.
 create view image_bounds as
@@ -19,14 +13,14 @@ with ks as (
           where study not in (select study from planned where method = 'imperceptible_bound' and k is not null)
     union select study, effectiveness_k from studies
 )
-select b.study, s.dataset, b.image_id, b.label, own.class, b.neighbours, b.neighbours = s.neighbours as gives_sigma,
-       b.neighbour_id, b.neighbour_label, other.class as neighbour_class, b.distance, ks.k,
+select b.study, s.dataset, b.image_id, b.label, class_text(b.label, own.class_name) as class, b.neighbours, b.neighbours = s.neighbours as gives_sigma,
+       b.neighbour_id, b.neighbour_label, class_text(b.neighbour_label, other.class_name) as neighbour_class, b.distance, ks.k,
        sigma(b.distance, ks.k) as sigma
 from bound b
 join studies s on s.study = b.study
 join ks on ks.study = b.study
-left join class_texts own on own.study = b.study and own.label = b.label
-left join class_texts other on other.study = b.study and other.label = b.neighbour_label
+left join classes own on own.study = b.study and own.label = b.label
+left join classes other on other.study = b.study and other.label = b.neighbour_label
 where b.split = 'test'
 order by b.study, b.image_id, b.neighbours desc, ks.k;
 
@@ -40,9 +34,9 @@ where b.split = 'test';
 --   fate      right or wrong of a clean image; of an attacked one fooled or withstands, or wrong when clean
 --   ratio     mean l1 change over the image's own sigma: at most 1 is imperceptible by the paper's definition
 create view image_fates as
-select e.study, s.dataset, e.image_id, e.label, own.class, n.role, e.name, n.title, e.seed, e.access, e.attack,
+select e.study, s.dataset, e.image_id, e.label, class_text(e.label, own.class_name) as class, n.role, e.name, n.title, e.seed, e.access, e.attack,
        coalesce(p.attack_title, e.attack) as attack_title, coalesce(p.stage, false) as stage,
-       e.norm, e.epsilon, e.step_size, c.prediction as clean_prediction, e.prediction, said.class as predicted,
+       e.norm, e.epsilon, e.step_size, c.prediction as clean_prediction, e.prediction, class_text(e.prediction, said.class_name) as predicted,
        case when e.access = 'clean' then if(e.prediction = e.label, 'right', 'wrong')
             when c.prediction <> e.label then 'wrong when clean'
             when e.prediction <> e.label then 'fooled' else 'withstands' end as fate,
@@ -64,19 +58,19 @@ left join planned p
     and p.attack = e.attack and p.epsilon is not distinct from e.epsilon
     and p.step_size is not distinct from e.step_size
 left join own_sigma o on o.study = e.study and o.image_id = e.image_id
-left join class_texts own on own.study = e.study and own.label = e.label
-left join class_texts said on said.study = e.study and said.label = e.prediction
+left join classes own on own.study = e.study and own.label = e.label
+left join classes said on said.study = e.study and said.label = e.prediction
 where e.split = 'test'
 order by e.study, e.image_id, n.position, p.position;
 
 -- Certified radii of single images; no class where the smoothed network abstains.
 create view image_radii as
 select c.study, c.image_id, n.role, c.name, n.title, c.seed, c.noise_sd, c.label, c.prediction,
-       case when c.prediction >= 0 then coalesce(t.class, c.prediction::varchar) end as predicted,
+       case when c.prediction >= 0 then class_text(c.prediction, t.class_name) end as predicted,
        c.radius, c.attacked_l2, n.position
 from certified c
 join networks n on n.study = c.study and n.name = c.name and n.seed = c.seed
-left join class_texts t on t.study = c.study and t.label = c.prediction
+left join classes t on t.study = c.study and t.label = c.prediction
 order by c.study, c.image_id, n.position, c.noise_sd;
 
 -- Adversarial test images as they were made: on the base network, and on each network itself.
@@ -94,11 +88,17 @@ with made as (
         and c.access = 'clean' and c.split = 'test'
     where e.split = 'test' and e.access = 'white_box' and e.mean_l1 is not null
 )
-select m.*, cells.path, m.clean_prediction = m.label and m.prediction <> m.label as fooled,
+select m.*, class_text(m.prediction, t.class_name) as predicted, cells.path, m.clean_prediction = m.label and m.prediction <> m.label as fooled,
        m.mean_l1 / nullif(o.sigma, 0) as ratio
 from made m
 join cells on cells.study = m.study and cells.key = m.cell
-left join own_sigma o on o.study = m.study and o.image_id = m.image_id;
+left join own_sigma o on o.study = m.study and o.image_id = m.image_id
+left join classes t on t.study = m.study and t.label = m.prediction;
+
+-- The pictures, with their classes as people read them.
+create view pictures as
+select s.*, class_text(s.label, t.class_name) as class
+from sample s left join classes t on t.study = s.study and t.label = s.label;
 
 -- Attacks by how little they change what they fool, network by network: first those that fool half of the images.
 create view least_changes as
