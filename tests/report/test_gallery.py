@@ -89,7 +89,7 @@ def test_the_attack_that_changes_least_is_shown_from_the_smallest_change_to_the_
     ratio = attack_rows(place)["mean_l1"] / sigma
     wanted = sorted(set(SAMPLED) & set(fooled.tolist()), key=lambda image: ratio[image])
     assert [specimen.image_id for specimen in gallery.specimens] == wanted
-    assert f"It fools {len(wanted)} of 6:" in gallery.words
+    assert f"It fools {len(wanted)} of the 6 images in the sample of 6 " in gallery.words
 
 
 def test_the_pictures_are_the_images(results):

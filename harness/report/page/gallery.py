@@ -120,9 +120,9 @@ def _gallery(
     half = "attacks that fool half of the images" if attack["fooled"] >= 50 else "attacks"
     words = (
         f"Of the {half} and whose images are kept, {attack['attack_title']} changes least. It fools "
-        f"{len(mine)} of {len(right)}: of the {len(sample)} sampled images those that the network is right "
-        f"on. From the smallest change, measured by the image's own sigma (k={study['effectiveness_k']:g}), "
-        "to the largest."
+        f"{len(mine)} of the {len(right)} images in the sample of {len(sample)} that the network is right on. "
+        f"From the smallest change, measured by the image's own sigma (k={study['effectiveness_k']:g}), to "
+        "the largest."
     )
     seed = f" (seed {attack['seed']})" if len(study["seeds"]) > 1 else ""
     return Gallery(f"{attack['attack_title']} on {attack['title']}{seed}", words, specimens)
