@@ -117,12 +117,14 @@ def _gallery(
         )
         for row in mine
     ]
-    half = "attacks that fool half of the images" if attack["fooled"] >= 50 else "attacks"
+    kept = "attacks that fool half of the images and" if attack["fooled"] >= 50 else "attacks"
+    fooled = (
+        f"{len(mine)} of the {len(right)} images in the sample of {len(sample)} that the network is right on"
+    )
+    sigma = f"the image's own sigma (k={study['effectiveness_k']:g})"
     words = (
-        f"Of the {half} and whose images are kept, {attack['attack_title']} changes least. It fools "
-        f"{len(mine)} of the {len(right)} images in the sample of {len(sample)} that the network is right on. "
-        f"From the smallest change, measured by the image's own sigma (k={study['effectiveness_k']:g}), to "
-        "the largest."
+        f"Of the {kept} whose images are kept, {attack['attack_title']} changes least. It fools {fooled}. "
+        f"From the smallest change, measured by {sigma}, to the largest."
     )
     seed = f" (seed {attack['seed']})" if len(study["seeds"]) > 1 else ""
     return Gallery(f"{attack['attack_title']} on {attack['title']}{seed}", words, specimens)
