@@ -35,6 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="HARNESS_DATA names no data folder"))
         if item.get_closest_marker("cluster") and "HARNESS_TWO_HOSTS" not in os.environ:
             item.add_marker(pytest.mark.skip(reason="needs machines of its own: make cluster-test"))
+        if item.get_closest_marker("slurm") and "HARNESS_TWO_HOSTS" not in os.environ:
+            item.add_marker(pytest.mark.skip(reason="needs Slurm and machines of its own: make slurm-test"))
     items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
 
 

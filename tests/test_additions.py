@@ -1,4 +1,4 @@
-"""README, 'How to add', followed to the letter: a file and a line for each kind, in a copy of the package."""
+"""docs/adding.md, 'How to add', to the letter: a file and a line for each kind, in a copy of the package."""
 
 import os
 import re
@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parent / "additions"
 
 
 class Kind(NamedTuple):
-    """A row of README's table: where the file belongs, and which dict of which file gets the line."""
+    """A row of the page's table: where the file belongs, and which dict of which file gets the line."""
 
     folder: str
     listed_in: str
@@ -50,13 +50,13 @@ STUDY = {
 
 
 def how_to_add() -> dict[str, Kind]:
-    """README's table."""
-    section = (ROOT / "README.md").read_text().split("\n## How to add\n")[1].split("\n## ")[0]
-    row = r"^\| (?:an?) ([\w ]+) \| `(harness/[\w/]+)/NAME\.py`[^|]*\| `(\w+)` in \[`(harness/[\w/.]+)`\]"
+    """The page's table."""
+    section = (ROOT / "docs" / "adding.md").read_text().split("\n## How to add\n")[1].split("\n## ")[0]
+    row = r"^\| (?:an?) ([\w ]+) \| `(harness/[\w/]+)/NAME\.py`[^|]*\| `(\w+)` in `(harness/[\w/.]+)`"
     return {kind: Kind(*rest) for kind, *rest in re.findall(row, section, re.MULTILINE)}
 
 
-def test_readme_tells_of_every_kind():
+def test_the_page_tells_of_every_kind():
     assert how_to_add().keys() == ADDITIONS.keys()
 
 

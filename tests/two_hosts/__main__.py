@@ -1,5 +1,7 @@
 """`python tests/two_hosts`: make room for the machines of test_two_hosts.py and run it there.
 
+`python tests/two_hosts test_slurm.py` does so for another file of this folder.
+
 The room is a set of Linux namespaces (mounts, network, processes) in which pytest is the first process: when
 it ends, or this one does, whatever the reason, the kernel ends all of its processes and drops its network and
 mounts, and with them every file written there. On the machine itself nothing changes but the Debian packages
@@ -30,12 +32,13 @@ TOOLS = {
     "nsenter": "util-linux",
     "mount": "mount",
 }
+NEEDED = {"test_slurm.py": ("slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue")}
 NAMESPACES = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
-def obstacle() -> str | None:
-    """Why there can be no such machines here, or None."""
+def obstacle(tests: str) -> str | None:
+    """Why there can be no such machines here, or not what a file of tests needs beside them, or None."""
     if not sys.platform.startswith("linux"):
         return f"needs Linux, this is {sys.platform}"
     if os.geteuid() != 0:
@@ -45,6 +48,9 @@ def obstacle() -> str | None:
     for what, path in (("Python", sys.base_prefix), ("the environment", sys.prefix)):
         if covered(path):
             return f"{what} lies in {path}, which the machines cover"
+    lacking = [tool for tool in NEEDED.get(tests, ()) if not shutil.which(tool)]
+    if lacking:
+        return f"needs {', '.join(lacking)}, which Debian's slurm-wlm has"
     # A link tried in a namespace: all that is needed but the bridge, and it is gone with the shell.
     links = "ip link add wire type bridge && ip link add one type veth peer name two"
     trial = f"mount -t tmpfs tmpfs {ROOM} && {links}"
@@ -97,11 +103,12 @@ def die_with_parent() -> None:
 
 
 def main() -> int:
-    reason = obstacle()
-    if reason:
-        print(f"cluster test skipped: {reason}")
-        return 0
     os.environ["PATH"] += ":/usr/sbin:/sbin"
+    tests = next((argument for argument in sys.argv[1:] if argument.endswith(".py")), "test_two_hosts.py")
+    reason = obstacle(tests)
+    if reason:
+        print(f"{tests} skipped: {reason}")
+        return 0
     here = Path(__file__).resolve().parent
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as wheels:
         # The machines have no way out: what builds the harness there is fetched here.
@@ -125,8 +132,8 @@ def main() -> int:
             "pytest",
             "-p",
             "no:cacheprovider",
-            str(here / "test_two_hosts.py"),
-            *sys.argv[1:],
+            str(here / tests),
+            *(argument for argument in sys.argv[1:] if argument != tests),
         ]
         room = subprocess.Popen(
             ["unshare", *NAMESPACES, "sh", "-ec", inside, "sh", *pytest],

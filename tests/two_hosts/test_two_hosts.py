@@ -1,4 +1,4 @@
-"""A cluster of two machines, used as the README says: `make cluster-test` makes room for them and runs this.
+"""A cluster of two machines, used as docs/cluster.md says: `make cluster-test` makes room and runs this.
 
 The machine it is typed at is a third one, the laptop. cluster.yaml is the repository's but for the lines that
 a user changes and one core for each machine, so that work must spread.
@@ -264,8 +264,8 @@ def test_nobody_gets_in_without_the_token(machines: Machines) -> None:
 
 
 def test_what_listens(machines: Machines) -> None:
-    """The README's list: the dashboard and what manages jobs on loopback or the node's address, Ray's own
-    services anywhere.
+    """The list of docs/cluster.md: the dashboard and what manages jobs on loopback or the node's address,
+    Ray's own services anywhere.
     """
     listening: dict[str, set[str]] = {}
     for line in machines.head.run("ss -Hltnp").stdout.splitlines():
