@@ -5,6 +5,7 @@ and mistakes of typing are answered at once.
 """
 
 from harness.cli.group import main
+from harness.cli.imaging import image
 from harness.cli.looking import report, show, sql, studies, tables, ui
 from harness.cli.planning import benchmark, plan
 from harness.cli.running import STEP_COMMANDS, run, track
@@ -22,6 +23,7 @@ for _command in (
     tables,
     sql,
     report,
+    image,
     verify,
     rekey,
     track,

@@ -32,7 +32,7 @@ def tables(names: tuple[str, ...], kind: str, study: str | None, results: str) -
     NAMES picks some, e.g. table2, or any view of `harness sql`.
     """
     store = existing_store(results)
-    print_tables(store, study or _latest(store), names, kind)
+    print_tables(store, study or latest(store), names, kind)
 
 
 def print_tables(store: "Store", study: str, names: tuple[str, ...], kind: Any) -> None:
@@ -44,7 +44,7 @@ def print_tables(store: "Store", study: str, names: tuple[str, ...], kind: Any) 
         show(connection, names, kind)
 
 
-def _latest(store: "Store") -> str:
+def latest(store: "Store") -> str:
     """The study that was run last; HarnessError where there is none."""
     studies = list(store.studies())
     if not studies:
@@ -80,8 +80,11 @@ def sql(query: str, kind: Any, study: str | None, results: str) -> None:
     show_default=True,
     help="The file.",
 )
+@click.option(
+    "--gallery/--no-gallery", default=True, help="With pictures of attacked images.  [default: with]"
+)
 @results_option
-def report(studies: tuple[str, ...], out: Path, results: str) -> None:
+def report(studies: tuple[str, ...], out: Path, gallery: bool, results: str) -> None:
     """One HTML file of STUDIES, all unless some are named: tables, figures, verdicts.
 
     It needs no network, sends nothing, and is made of the Parquet files alone.
@@ -90,13 +93,14 @@ def report(studies: tuple[str, ...], out: Path, results: str) -> None:
 
     from harness.report.database import connect
     from harness.report.page import page, shown
+    from harness.report.page.gallery import BYTES
 
     store = existing_store(results)
     records = store.studies()
-    pages = []
+    pages, each = [], BYTES // max(1, len(studies or records))
     for name in studies or records:
         with connect(store, name, settled=True) as connection:
-            pages.append(shown(connection, records[name]["study"]))
+            pages.append(shown(connection, records[name]["study"], store if gallery else None, each))
     out.write_text(page(pages, version("harness")), encoding="utf-8")
     click.echo(f"{out}: {', '.join(studies or records)}, {out.stat().st_size / 1000:,.0f} kB")
 

@@ -23,12 +23,13 @@ _SQL_TYPES = {
     pa.float64(): "double",
     pa.int32(): "integer",
     pa.int64(): "bigint",
+    pa.binary(): "blob",
     pa.list_(pa.int64()): "bigint[]",
 }
 # The files of views, each of which stands on those before it.
 CHAPTERS = (
     *("arithmetic", "bound", "attacks", "fragility", "accuracies", "choices", "robust", "verdicts", "curves"),
-    *("statistics", "lines", "certified", "ranking", "cells", "speed"),
+    *("statistics", "lines", "certified", "ranking", "cells", "images", "speed"),
 )
 # What most tables stand on, each on those before it: see `settle`.
 SETTLED = ("accuracies", "smallest_change", "coverage", "robust", "bound_test", "credit", "verdicts")

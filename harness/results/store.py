@@ -226,12 +226,20 @@ class Store:
 
     def tensors(self, cell: Cell) -> dict[str, np.ndarray]:
         """The cell's tensors, their digest verified; HarnessError names a damaged file."""
+        return self.tensors_at(cell.path)
+
+    def has_tensors(self, cell: Path) -> bool:
+        """Whether the cell whose Parquet file is at a path has tensors beside it."""
+        return self.folder.info(tensors_path(cell)) is not None
+
+    def tensors_at(self, cell: Path) -> dict[str, np.ndarray]:
+        """The tensors of the cell whose Parquet file is at a path below the root, as by ``tensors``."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        path = tensors_path(cell.path)
+        path = tensors_path(cell)
         payload = read(self.folder, path)
-        if hashlib.sha256(payload).hexdigest() != self.metadata(cell.path)["artifact"]["sha256"]:
+        if hashlib.sha256(payload).hexdigest() != self.metadata(cell)["artifact"]["sha256"]:
             raise damaged(self.folder, path, "its digest is not the one recorded")
         try:
             return load(payload)

@@ -214,7 +214,7 @@ def test_a_study_ends_well_without_its_server(tiny: dict[str, Any], tmp_path: Pa
     code, output = call("bound", study, "--results", results, "--tracking-uri", uri)
     assert code == 0
     told = [line for line in output.splitlines() if "MLflow" in line]
-    assert "2 cells made, 0 MLflow runs written" in told[0]
+    assert "4 cells made, 0 MLflow runs written" in told[0]
     assert f"cannot use '{uri}'" in told[1] and "Connection refused" in told[1]
     assert told[1].endswith(f"harness track tiny --results {results} --tracking-uri {uri}") and len(told) == 2
     _, output = call("bound", study, "--results", results, HARNESS_TRACKING_URI=uri)

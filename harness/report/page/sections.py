@@ -17,6 +17,7 @@ class Section:
     figures: tuple[str, ...] = ()
     has_heat_map: bool = False
     folded: tuple[str, ...] = ()
+    has_gallery: bool = False
 
 
 SECTIONS = (
@@ -82,6 +83,13 @@ SECTIONS = (
         "is drawn.",
         tables=("table3",),
         figures=("effectiveness", "magnitude"),
+    ),
+    Section(
+        "gallery",
+        "Gallery",
+        "What imperceptible looks like: a test image, the same attacked, the change around mid-grey, and the "
+        "nearest training image of another class.",
+        has_gallery=True,
     ),
     Section("holes", "What is missing", "Cells that failed, or got a new key.", tables=("failed", "rekeyed")),
 )
