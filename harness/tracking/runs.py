@@ -19,7 +19,7 @@ from harness.results.records import SCHEMA_VERSION
 from harness.results.store import Store
 
 # Raised when a run is made differently from the same cells: runs of another version are made anew.
-CONTENT_VERSION = 5
+CONTENT_VERSION = 6
 HEADLINE = "acc/_worst"  # the underscore sorts it first, which makes it the charts' default
 CLEAN = "acc/clean"
 _CURVES = ("loss", "clean_accuracy", "images_per_s")  # columns of a training's rows

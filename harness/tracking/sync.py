@@ -2,16 +2,19 @@
 
 import fcntl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
+from typing import Any
 
 from harness.errors import HarnessError, did_you_mean
 from harness.results.store import Store
-from harness.tracking import marks, runs
-from harness.tracking.client import Sent, connected
-from harness.tracking.destination import TrackingError, artifact_root, destination, selection, state_folder
+from harness.tracking import marks, runs, study_run
+from harness.tracking.client import connected
+from harness.tracking.destination import TrackingError, artifact_folder, destination, selection, state_folder
+from harness.tracking.held import PARENT, Sent
 from harness.tracking.marks import Mark
-from harness.tracking.runs import CONTENT_VERSION, HEADLINE, digest
+from harness.tracking.runs import CONTENT_VERSION, HEADLINE, Attacked, TrackedNetwork, digest
 
 _TABLES = ("training", "evaluation", "check", "certified")
 _LOCK_S = 60  # another driver may be writing many runs
@@ -27,50 +30,82 @@ def sync(
     HarnessError for an unknown study, a damaged file or a ``uri`` that is none.
     """
     to = destination(store, uri)
-    cells = _finished(store, study)
-    overall = digest(CONTENT_VERSION, to.uri, sorted(cells))
+    record = _record(store, study)
+    inputs = study_run.inputs(store, study, record)
+    overall = digest(CONTENT_VERSION, to.uri, inputs)
     # Only what lies beside the results is known to be as it was left: a server is asked each time.
     if to.own and marks.is_up_to_date(store, study, to, overall):
         return 0
-    networks = runs.networks(store, list(cells.values()), runs.headlines(store, study))
+    networks = runs.networks(store, _finished(store, record), runs.headlines(store, study))
     names = runs.metric_names(networks)
     wanted = {network.cell: network.digest(names) for network in networks}
     selected = selection(store, study, to)
     with _locked(store), connected(store, to) as client:
-        sent = client.keep(selected, wanted)
-        pending = [network for network in networks if network.cell not in sent]
-        artifacts = None if to.is_server else artifact_root(store)
-        experiments: dict[str, str] = {}
-        for done, network in enumerate(pending):
-            if progress:
-                progress(done, len(pending))
-            if network.dataset not in experiments:
-                experiments[network.dataset] = client.experiment(network.dataset, artifacts)
-            tags = {"study": study, "owner": store.identity(), "digest": wanted[network.cell]}
-            run = runs.tracked_run(store, network, names)
-            sent[network.cell] = client.write(experiments[network.dataset], run, tags)
-        if progress and pending:
-            progress(len(pending), len(pending))
-        mark = _mark(overall, [sent[cell] for cell in wanted])
-        judged = dict.fromkeys(metric for network in networks for metric in network.headline.metrics)
-        columns = [*judged, HEADLINE, runs.CLEAN, *names.values()]
-        client.share_view(mark.experiments, selected, columns)
-        marks.leave(store, study, to, mark)
-    return len(pending)
+        if not networks:
+            client.keep(selected, None, {})
+            marks.leave(store, study, to, Mark(overall, [], []))
+            return 0
+        artifacts = None if to.is_server else artifact_folder(to).as_uri()
+        experiment = client.experiment(networks[0].dataset, artifacts)
+        kept = client.keep(selected, experiment, wanted)
+        owned = {"study": study, "owner": store.identity()}
+        above = kept.study or client.studies.make(experiment, owned)
+        pending = [network for network in networks if network.cell not in kept.networks]
+        is_due = client.studies.is_due(above, inputs)
+        advance = _counter(progress, len(pending) + is_due)
+        sent = dict(kept.networks)
+        for network in pending:
+            tags = {**owned, "digest": wanted[network.cell], PARENT: above.run}
+            sent[network.cell] = client.write(experiment, runs.tracked_run(store, network, names), tags)
+            advance()
+        client.share_view(experiment, selected, _columns(networks, names))
+        ordered = [sent[cell] for cell in wanted]
+        # The report comes after all else, which can be looked at where no report can be kept.
+        marks.leave(store, study, to, _mark("", above, ordered))
+        is_new = False
+        if is_due or not client.studies.has_report(above):
+            content = study_run.made(store, study, record)
+            above, is_new = client.studies.hold(above, owned, inputs, content)
+        if is_due:
+            advance()
+        client.studies.put_below(above, ordered)
+        marks.leave(store, study, to, _mark(overall, above, ordered))
+    return len(pending) + is_new
 
 
-def _finished(store: Store, study: str) -> dict[str, str]:
-    """The cells that runs are made from and that are done: key -> path. HarnessError for an unknown study."""
+def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
+    """Say that nothing is done of ``total``, and at each call one more."""
+    if progress is None or not total:
+        return lambda: None
+    progress(0, total)
+    counted = count(1)
+    return lambda: progress(next(counted), total)
+
+
+def _record(store: Store, study: str) -> dict[str, Any]:
+    """HarnessError for an unknown study."""
     records = store.studies()
     if study not in records:
         raise HarnessError(f"no study '{study}' in '{store.folder}'{did_you_mean(study, records)}")
+    return records[study]
+
+
+def _finished(store: Store, record: Mapping[str, Any]) -> list[str]:
+    """Paths of the cells that runs are made from and that are done."""
     files = {path.as_posix() for path in store.files()}
-    cells = [cell for cell in records[study]["cells"] if cell["table"] in _TABLES]
-    return {cell["key"]: cell["path"] for cell in cells if cell["path"] in files}
+    paths = [cell["path"] for cell in record["cells"] if cell["table"] in _TABLES]
+    return [path for path in dict.fromkeys(paths) if path in files]
 
 
-def _mark(overall: str, sent: list[Sent]) -> Mark:
-    return Mark(overall, sorted({run.experiment for run in sent}), [run.run for run in sent])
+def _columns(networks: list[TrackedNetwork], names: Mapping[Attacked, str]) -> list[str]:
+    """The metrics that the table of runs shows, the first first."""
+    judged = dict.fromkeys(metric for network in networks for metric in network.headline.metrics)
+    return [*judged, HEADLINE, runs.CLEAN, *names.values()]
+
+
+def _mark(overall: str, above: Sent, ordered: list[Sent]) -> Mark:
+    experiments = sorted({run.experiment for run in ordered})
+    return Mark(overall, experiments, [run.run for run in ordered], above.run)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -95,6 +96,14 @@ def runs(uri: str, store: Store) -> dict[str, Any]:
     return {run.info.run_name: run for run in found}
 
 
+def artifact(uri: str, run: Any) -> bytes:
+    """The report that a run holds, through MLflow."""
+    from mlflow import MlflowClient
+
+    with TemporaryDirectory() as folder:
+        return Path(MlflowClient(uri).download_artifacts(run.info.run_id, "report.html", folder)).read_bytes()
+
+
 def call(*arguments: object, **environment: str) -> tuple[int, str]:
     """Exit code and output of `harness ARGUMENTS`."""
     outcome = CliRunner().invoke(
@@ -109,9 +118,9 @@ def call(*arguments: object, **environment: str) -> tuple[int, str]:
 
 
 def test_a_server_has_the_same_runs_as_the_database(store: Store, server: str) -> None:
-    assert sync(store, "mini", server) == 4
+    assert sync(store, "mini", server) == 5
     assert sync(store, "mini", server + "/") == 0
-    assert sync(store, "mini") == 4  # one destination knows nothing of the other
+    assert sync(store, "mini") == 5  # one destination knows nothing of the other
     assert sync(store, "mini") == 0
     own, sent = runs(destination(store).uri, store), runs(server, store)
     assert sorted(own) == sorted(sent)
@@ -124,6 +133,7 @@ def test_a_server_has_the_same_runs_as_the_database(store: Store, server: str) -
             sent[name].info.start_time,
             sent[name].info.end_time,
         )
+    assert artifact(server, sent["mini"]) == artifact(destination(store).uri, own["mini"])
     shown: list[dict[str, dict[str, str]]] = []
     ui.serve(store, on_ready=shown.append, uri=server)
     assert shown[0]["mini"]["charts"].startswith(
@@ -137,14 +147,14 @@ def test_an_emptied_server_is_filled_again(store: Store, server: str) -> None:
     from mlflow import MlflowClient
 
     options = ["--results", store.root]
-    assert call("track", *options, HARNESS_TRACKING_URI=server) == (0, f"mini: 4 runs written to {server}\n")
+    assert call("track", *options, HARNESS_TRACKING_URI=server) == (0, f"mini: 5 runs written to {server}\n")
     for run in runs(server, store).values():
         MlflowClient(server).delete_run(run.info.run_id)
     assert call("track", "mini", *options, "--tracking-uri", server) == (
         0,
-        f"mini: 4 runs written to {server}\n",
+        f"mini: 5 runs written to {server}\n",
     )
-    assert len(runs(server, store)) == 4
+    assert len(runs(server, store)) == 5
 
 
 def test_studies_of_one_name_in_two_folders_leave_each_other_alone(
@@ -155,10 +165,29 @@ def test_studies_of_one_name_in_two_folders_leave_each_other_alone(
     other = Store(tmp_path / "other").open()
     record(other)
     write(other, BASE)
-    assert sync(other, "mini", server) == 1
+    assert sync(other, "mini", server) == 2
     assert {run.info.run_id for run in runs(server, store).values()} == before
     moved = Store(store.root.rename(tmp_path / "moved"))
     assert sync(moved, "mini", server) == 0
+
+
+@contextmanager
+def forbidden(folder: Path) -> Iterator[None]:
+    """A file stands where a folder is to be made."""
+    folder.write_text("")
+    yield
+    folder.unlink()
+
+
+def test_where_no_report_can_be_kept_the_runs_are_there_all_the_same(store: Store) -> None:
+    with (
+        forbidden(store.root / ".mlflow-artifacts"),
+        pytest.raises(TrackingError, match="MLflow cannot keep the report of the study: .*mlflow-artifacts"),
+    ):
+        sync(store, "mini")
+    assert len(runs(destination(store).uri, store)) == 5
+    assert "compare" in links(store, "mini")
+    assert sync(store, "mini") == 1
 
 
 # --- nothing there ----------------------------------------------------------------------------------
@@ -254,7 +283,7 @@ def test_a_broken_database_is_told_and_made_again(store: Store, damage: str) -> 
         with pytest.raises(TrackingError, match="delete the file, it is made again from the results"):
             sync(store, "mini")
         database.unlink()
-    assert sync(store, "mini") == 4
+    assert sync(store, "mini") == 5
 
 
 def test_another_process_keeps_the_lock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
