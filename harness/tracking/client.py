@@ -27,7 +27,7 @@ from harness.tracking.destination import (
     database_path,
 )
 from harness.tracking.held import NETWORK, PARENT, STUDY, Sent, StudyRuns
-from harness.tracking.runs import HEADLINE, TrackedRun
+from harness.tracking.runs import TrackedRun
 
 _BATCH = 900  # MLflow takes 1000 items a call, parameters included
 _PAGE = 1000  # runs of a search
@@ -121,17 +121,20 @@ class Client:
         self._mlflow.set_terminated(number, end_time=run.ended)
         return Sent(experiment, number, tags.get(PARENT))
 
-    def share_view(self, experiment: str, selected: Selection, metrics: Sequence[str]) -> None:
-        """Leave the table of a study's runs, with these metrics, as a view that MLflow's users share.
+    def share_view(self, experiment: str, selected: Selection, order: str, metrics: Sequence[str]) -> None:
+        """Leave a study's networks, the highest first by ``order``, as a view that MLflow's users share.
 
-        MLflow keeps those as tags of the experiment.
+        It shows these metrics, k and n, and the checks' verdict; in charts all networks instead of ten.
+        MLflow keeps views as tags of the experiment.
         """
-        columns = [f"metrics.`{name}`" for name in metrics] + [f"params.`{name}`" for name in ("k", "n")]
+        columns = [f"metrics.`{name}`" for name in metrics]
+        columns += ["params.`k`", "params.`n`", "tags.`verdict`"]
         view = {
             "searchFilter": selected.networks,
-            "orderByKey": f"metrics.`{HEADLINE}`",
+            "orderByKey": f"metrics.`{order}`",
             "orderByAsc": False,
             "selectedColumns": columns,
+            "runsHiddenMode": "SHOWALL",
         }
         tag = f"mlflow.sharedViewState.{selected.view}"
         self._mlflow.set_experiment_tag(experiment, tag, json.dumps(view))

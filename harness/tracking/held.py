@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.tracking.destination import TrackingError
+from harness.tracking.runs import NOTE
 from harness.tracking.study_run import FIGURES, REPORT, StudyRun
 
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow shows a run below another
-NOTE = "mlflow.note.content"  # and what it shows as a run's description
 STUDY, NETWORK = "study", "network"  # tag `kind`: what a run is of
 
 
@@ -27,15 +27,25 @@ class Sent:
     parent: str | None = None
 
 
+@dataclass(frozen=True)
+class Owned:
+    """Whose a study's own run is (``tags``), and when its networks were made, in ms since the epoch."""
+
+    tags: Mapping[str, str]
+    started: int
+    ended: int
+
+
 class StudyRuns:
     """Studies' own runs, by MLflow's client."""
 
     def __init__(self, mlflow: Any) -> None:
         self._mlflow = mlflow
 
-    def make(self, experiment: str, tags: Mapping[str, str]) -> Sent:
-        """One that is still empty; ``tags`` say whose it is."""
-        run = self._mlflow.create_run(experiment, tags={**tags, "kind": STUDY}, run_name=tags["study"])
+    def make(self, experiment: str, owned: Owned) -> Sent:
+        """One that is still empty."""
+        tags = {**owned.tags, "kind": STUDY}
+        run = self._mlflow.create_run(experiment, owned.started, tags, owned.tags["study"])
         return Sent(experiment, str(run.info.run_id))
 
     def is_due(self, study: Sent, inputs: str) -> bool:
@@ -45,9 +55,7 @@ class StudyRuns:
     def has_report(self, study: Sent) -> bool:
         return REPORT in self._files(study)
 
-    def hold(
-        self, study: Sent, owned: Mapping[str, str], inputs: str, content: StudyRun
-    ) -> tuple[Sent, bool]:
+    def hold(self, study: Sent, owned: Owned, inputs: str, content: StudyRun) -> tuple[Sent, bool]:
         """Bring it up to date with what was made from ``inputs``; the run, and whether anything was sent.
 
         Nothing is where every byte is there. It is another run where the old one has a file that is made no
@@ -63,7 +71,7 @@ class StudyRuns:
         self._send(study, content.files)
         self._mlflow.set_tag(study.run, NOTE, content.note)
         self._mlflow.set_tag(study.run, "files", content.digest)
-        self._mlflow.set_terminated(study.run)
+        self._mlflow.set_terminated(study.run, end_time=owned.ended)
         self._mlflow.set_tag(study.run, "digest", inputs)  # last: what was cut off is done again
         return study, True
 

@@ -7,7 +7,6 @@ from harness.errors import HarnessError
 from harness.results.store import Store
 from harness.tracking import marks
 from harness.tracking.destination import destination, selection
-from harness.tracking.runs import HEADLINE
 from harness.tracking.study_run import REPORT
 
 # Without the workflow type an experiment opens on an overview of language-model traces.
@@ -29,12 +28,7 @@ def links(
         )
     # The table shows no metric unless it is told to, and that fits in no address: see `Client.share_view`.
     table = {"viewStateShareKey": selected.view}
-    charts = {
-        "compareRunsMode": "CHART",
-        "orderByKey": f"metrics.`{HEADLINE}`",
-        "orderByAsc": "false",
-        "searchFilter": selected.networks,
-    }
+    charts = table | {"compareRunsMode": "CHART"}
     compare = {"runs": json.dumps(mark.runs), "experiments": json.dumps(mark.experiments)}
     experiment = f"{base_url}/#/experiments/{mark.experiments[0]}/runs"
     report = f"{base_url}/#/experiments/{mark.experiments[0]}/runs/{mark.study}/artifacts/{REPORT}"

@@ -19,7 +19,7 @@ from harness.tracking.study_run import REPORT
 class Mark:
     """What was sent. ``digest``: of all cells that the runs were made from; ids of experiments and runs.
 
-    ``study``: the id of the study's own run, ``headline``: the metric by which its networks are ordered.
+    ``study``: the id of the study's own run.
     ``number`` and ``bytes`` of the results' own database as it was left, None of other destinations.
     """
 
@@ -27,7 +27,6 @@ class Mark:
     experiments: list[str]
     runs: list[str]
     study: str | None = None
-    headline: str | None = None
     number: int | None = None
     bytes: int | None = None
 

@@ -4,19 +4,21 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from harness.errors import HarnessError, did_you_mean
 from harness.results.store import Store
 from harness.tracking import marks, runs, study_run
-from harness.tracking.client import connected
+from harness.tracking.client import Client, connected
 from harness.tracking.destination import TrackingError, artifact_folder, destination, selection, state_folder
-from harness.tracking.held import PARENT, Sent
+from harness.tracking.headline import headlines
+from harness.tracking.held import PARENT, Owned, Sent
 from harness.tracking.marks import Mark
-from harness.tracking.runs import CONTENT_VERSION, HEADLINE, Attacked, TrackedNetwork, digest
+from harness.tracking.runs import CONTENT_VERSION, TrackedNetwork, TrackedStudy, digest
 
-_TABLES = ("training", "evaluation", "check", "certified")
+_TABLES = ("training", "evaluation")
 _LOCK_S = 60  # another driver may be writing many runs
 
 
@@ -36,41 +38,68 @@ def sync(
     # Only what lies beside the results is known to be as it was left: a server is asked each time.
     if to.own and marks.is_up_to_date(store, study, to, overall):
         return 0
-    networks = runs.networks(store, _finished(store, record), runs.headlines(store, study))
-    names = runs.metric_names(networks)
-    wanted = {network.cell: network.digest(names) for network in networks}
+    found = runs.tracked_study(store, study, _finished(store, record), headlines(store, study))
+    wanted = {network.cell: found.digest(network) for network in found.networks}
     selected = selection(store, study, to)
     with _locked(store), connected(store, to) as client:
-        if not networks:
+        if not found.networks:
             client.keep(selected, None, {})
             marks.leave(store, study, to, Mark(overall, [], []))
             return 0
         artifacts = None if to.is_server else artifact_folder(to).as_uri()
-        experiment = client.experiment(networks[0].dataset, artifacts)
+        experiment = client.experiment(found.networks[0].dataset, artifacts)
         kept = client.keep(selected, experiment, wanted)
-        owned = {"study": study, "owner": store.identity()}
-        above = kept.study or client.studies.make(experiment, owned)
-        pending = [network for network in networks if network.cell not in kept.networks]
+        sending = _Sending(store, record, client, found, _owned(store, found), inputs)
+        above = kept.study or client.studies.make(experiment, sending.owned)
+        pending = [network for network in found.networks if network.cell not in kept.networks]
         is_due = client.studies.is_due(above, inputs)
         advance = _counter(progress, len(pending) + is_due)
-        sent = dict(kept.networks)
-        for network in pending:
-            tags = {**owned, "digest": wanted[network.cell], PARENT: above.run}
-            sent[network.cell] = client.write(experiment, runs.tracked_run(store, network, names), tags)
-            advance()
-        client.share_view(experiment, selected, _columns(networks, names))
-        ordered = [sent[cell] for cell in wanted]
+        written = {network.cell: sending.network(network, above, wanted, advance) for network in pending}
+        ordered = [(kept.networks | written)[cell] for cell in wanted]
+        client.share_view(experiment, selected, found.order, found.columns)
         # The report comes after all else, which can be looked at where no report can be kept.
         marks.leave(store, study, to, _mark("", above, ordered))
-        is_new = False
-        if is_due or not client.studies.has_report(above):
-            content = study_run.made(store, study, record)
-            above, is_new = client.studies.hold(above, owned, inputs, content)
-        if is_due:
-            advance()
+        above, is_new = sending.report(above, is_due, advance)
         client.studies.put_below(above, ordered)
         marks.leave(store, study, to, _mark(overall, above, ordered))
     return len(pending) + is_new
+
+
+@dataclass(frozen=True)
+class _Sending:
+    """A study on its way to MLflow; ``inputs``: the digest of what its report is made from."""
+
+    store: Store
+    record: Mapping[str, Any]
+    client: Client
+    found: TrackedStudy
+    owned: Owned
+    inputs: str
+
+    def network(
+        self, network: TrackedNetwork, above: Sent, wanted: Mapping[str, str], advance: Callable[[], None]
+    ) -> Sent:
+        """Write a network's run below the study's."""
+        tags = {**self.owned.tags, "digest": wanted[network.cell], PARENT: above.run}
+        run = runs.tracked_run(self.store, self.found, network)
+        sent = self.client.write(above.experiment, run, tags)
+        advance()
+        return sent
+
+    def report(self, above: Sent, is_due: bool, advance: Callable[[], None]) -> tuple[Sent, bool]:
+        """See that the study's own run holds its report; that run, and whether anything was sent."""
+        is_new = False
+        if is_due or not self.client.studies.has_report(above):
+            content = study_run.made(self.store, self.found.name, self.record)
+            above, is_new = self.client.studies.hold(above, self.owned, self.inputs, content)
+        if is_due:
+            advance()
+        return above, is_new
+
+
+def _owned(store: Store, found: TrackedStudy) -> Owned:
+    times = [int(1000 * store.modified(network.path)) for network in found.networks]
+    return Owned({"study": found.name, "owner": store.identity()}, min(times), max(times))
 
 
 def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
@@ -95,12 +124,6 @@ def _finished(store: Store, record: Mapping[str, Any]) -> list[str]:
     files = {path.as_posix() for path in store.files()}
     paths = [cell["path"] for cell in record["cells"] if cell["table"] in _TABLES]
     return [path for path in dict.fromkeys(paths) if path in files]
-
-
-def _columns(networks: list[TrackedNetwork], names: Mapping[Attacked, str]) -> list[str]:
-    """The metrics that the table of runs shows, the first first."""
-    judged = dict.fromkeys(metric for network in networks for metric in network.headline.metrics)
-    return [*judged, HEADLINE, runs.CLEAN, *names.values()]
 
 
 def _mark(overall: str, above: Sent, ordered: list[Sent]) -> Mark:
