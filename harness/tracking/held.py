@@ -48,23 +48,20 @@ class StudyRuns:
         run = self._mlflow.create_run(experiment, owned.started, tags, owned.tags["study"])
         return Sent(experiment, str(run.info.run_id))
 
-    def is_due(self, study: Sent, inputs: str) -> bool:
-        """Whether its report was made from something else than ``inputs``, a digest, or was cut off."""
-        return self._tags(study).get("digest") != inputs
+    def is_up_to_date(self, study: Sent, inputs: str) -> bool:
+        """Whether its report was made from ``inputs``, a digest, and is there."""
+        return self._tags(study).get("digest") == inputs and REPORT in self._files(study)
 
-    def has_report(self, study: Sent) -> bool:
-        return REPORT in self._files(study)
+    def hold(self, study: Sent, owned: Owned, inputs: str, content: StudyRun) -> Sent:
+        """Bring it up to date with what was made from ``inputs``; the run that has it.
 
-    def hold(self, study: Sent, owned: Owned, inputs: str, content: StudyRun) -> tuple[Sent, bool]:
-        """Bring it up to date with what was made from ``inputs``; the run, and whether anything was sent.
-
-        Nothing is where every byte is there. It is another run where the old one has a file that is made no
-        more: MLflow deletes none.
+        Nothing is sent where every byte is there. It is another run where the old one has a figure that is
+        made no more: MLflow deletes none.
         """
         there = self._files(study)
         if there == content.files.keys() and self._tags(study).get("files") == content.digest:
             self._mlflow.set_tag(study.run, "digest", inputs)
-            return study, False
+            return study
         if there - content.files.keys():
             self._mlflow.delete_run(study.run)
             study = self.make(study.experiment, owned)
@@ -73,7 +70,7 @@ class StudyRuns:
         self._mlflow.set_tag(study.run, "files", content.digest)
         self._mlflow.set_terminated(study.run, end_time=owned.ended)
         self._mlflow.set_tag(study.run, "digest", inputs)  # last: what was cut off is done again
-        return study, True
+        return study
 
     def put_below(self, study: Sent, networks: Iterable[Sent]) -> None:
         """Show the runs of networks below the study's."""
@@ -85,13 +82,11 @@ class StudyRuns:
         return dict(self._mlflow.get_run(study.run).data.tags)
 
     def _files(self, study: Sent) -> set[str]:
-        """Paths of the files that it holds."""
+        """Paths of the report and the figures that it holds; whatever else someone put there stays."""
         with _of_artifacts():
-            listed = [
-                *self._mlflow.list_artifacts(study.run),
-                *self._mlflow.list_artifacts(study.run, FIGURES),
-            ]
-        return {file.path for file in listed if not file.is_dir}
+            listed = self._mlflow.list_artifacts(study.run)
+            figures = self._mlflow.list_artifacts(study.run, FIGURES)
+        return {file.path for file in listed if file.path == REPORT} | {file.path for file in figures}
 
     def _send(self, study: Sent, files: Mapping[str, bytes]) -> None:
         with TemporaryDirectory() as folder:

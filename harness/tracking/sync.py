@@ -4,19 +4,17 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 from harness.errors import HarnessError, did_you_mean
 from harness.results.store import Store
 from harness.tracking import marks, runs, study_run
-from harness.tracking.client import Client, connected
+from harness.tracking.client import connected
 from harness.tracking.destination import TrackingError, artifact_folder, destination, selection, state_folder
 from harness.tracking.headline import headlines
 from harness.tracking.held import PARENT, Owned, Sent
 from harness.tracking.marks import Mark
-from harness.tracking.runs import CONTENT_VERSION, TrackedNetwork, TrackedStudy, digest
+from harness.tracking.runs import CONTENT_VERSION, TrackedStudy, digest
 
 _TABLES = ("training", "evaluation")
 _LOCK_S = 60  # another driver may be writing many runs
@@ -25,11 +23,12 @@ _LOCK_S = 60  # another driver may be writing many runs
 def sync(
     store: Store, study: str, uri: str | None = None, progress: Callable[[int, int], None] | None = None
 ) -> int:
-    """Bring the study's runs up to date with its Parquet files; returns how many were written.
+    """Bring the study's runs up to date with its Parquet files; returns how many networks' were written.
 
-    Runs made from the same cells stay, others are deleted and made anew. ``progress`` is called with the runs
-    written and to write, from none written on. Raises TrackingError where MLflow is away, another
-    HarnessError for an unknown study, a damaged file or a ``uri`` that is none.
+    Runs made from the same cells stay, others are deleted and made anew; the study's own run, above them,
+    gets the report. ``progress`` is called with the runs written and to write, from none written on. Raises
+    TrackingError where MLflow is away, another HarnessError for an unknown study, a damaged file or a ``uri``
+    that is none.
     """
     to = destination(store, uri)
     record = _record(store, study)
@@ -49,66 +48,31 @@ def sync(
         artifacts = None if to.is_server else artifact_folder(to).as_uri()
         experiment = client.experiment(found.networks[0].dataset, artifacts)
         kept = client.keep(selected, experiment, wanted)
-        sending = _Sending(store, record, client, found, _owned(store, found), inputs)
-        above = kept.study or client.studies.make(experiment, sending.owned)
-        pending = [network for network in found.networks if network.cell not in kept.networks]
-        is_due = client.studies.is_due(above, inputs)
-        advance = _counter(progress, len(pending) + is_due)
-        written = {network.cell: sending.network(network, above, wanted, advance) for network in pending}
-        ordered = [(kept.networks | written)[cell] for cell in wanted]
+        owned = _owned(store, found)
+        above = kept.study or client.studies.make(experiment, owned)
+        sent = dict(kept.networks)
+        pending = [network for network in found.networks if network.cell not in sent]
+        for done, network in enumerate(pending):
+            if progress:
+                progress(done, len(pending))
+            tags = {**owned.tags, "digest": wanted[network.cell], PARENT: above.run}
+            sent[network.cell] = client.write(experiment, runs.tracked_run(store, found, network), tags)
+        if progress and pending:
+            progress(len(pending), len(pending))
+        ordered = [sent[cell] for cell in wanted]
         client.share_view(experiment, selected, found.order, found.columns)
         # The report comes after all else, which can be looked at where no report can be kept.
         marks.leave(store, study, to, _mark("", above, ordered))
-        above, is_new = sending.report(above, is_due, advance)
+        if not client.studies.is_up_to_date(above, inputs):
+            above = client.studies.hold(above, owned, inputs, study_run.made(store, study, record))
         client.studies.put_below(above, ordered)
         marks.leave(store, study, to, _mark(overall, above, ordered))
-    return len(pending) + is_new
-
-
-@dataclass(frozen=True)
-class _Sending:
-    """A study on its way to MLflow; ``inputs``: the digest of what its report is made from."""
-
-    store: Store
-    record: Mapping[str, Any]
-    client: Client
-    found: TrackedStudy
-    owned: Owned
-    inputs: str
-
-    def network(
-        self, network: TrackedNetwork, above: Sent, wanted: Mapping[str, str], advance: Callable[[], None]
-    ) -> Sent:
-        """Write a network's run below the study's."""
-        tags = {**self.owned.tags, "digest": wanted[network.cell], PARENT: above.run}
-        run = runs.tracked_run(self.store, self.found, network)
-        sent = self.client.write(above.experiment, run, tags)
-        advance()
-        return sent
-
-    def report(self, above: Sent, is_due: bool, advance: Callable[[], None]) -> tuple[Sent, bool]:
-        """See that the study's own run holds its report; that run, and whether anything was sent."""
-        is_new = False
-        if is_due or not self.client.studies.has_report(above):
-            content = study_run.made(self.store, self.found.name, self.record)
-            above, is_new = self.client.studies.hold(above, self.owned, self.inputs, content)
-        if is_due:
-            advance()
-        return above, is_new
+    return len(pending)
 
 
 def _owned(store: Store, found: TrackedStudy) -> Owned:
     times = [int(1000 * store.modified(network.path)) for network in found.networks]
     return Owned({"study": found.name, "owner": store.identity()}, min(times), max(times))
-
-
-def _counter(progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
-    """Say that nothing is done of ``total``, and at each call one more."""
-    if progress is None or not total:
-        return lambda: None
-    progress(0, total)
-    counted = count(1)
-    return lambda: progress(next(counted), total)
 
 
 def _record(store: Store, study: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("results 100%")).open()
     record(store)
     write(store, BASE)
-    assert sync(store, "mini") == 2
+    assert sync(store, "mini") == 1
     return store
 
 
