@@ -59,16 +59,16 @@ def _of_one_seed(store: Store, evaluations: Iterable[Evaluation], named: Names) 
     for path, meta in evaluations:
         rows = store.rows(path).sort_by("image_id")
         right = rows["label"].to_numpy() == rows["prediction"].to_numpy()
-        ids = rows["image_id"].to_numpy() if ids is None else ids
-        assert np.array_equal(ids, rows["image_id"].to_numpy()), "a study's evaluations are of other images"
         name = _name(meta, named.several)
         if meta["partition"]["access"] == "white_box":
-            white_box[name] = float(right.mean())
-        else:
-            black_box[name] = right
+            white_box[name] = float(right.mean())  # perhaps of a part of the images
+            continue
+        ids = rows["image_id"].to_numpy() if ids is None else ids
+        assert np.array_equal(ids, rows["image_id"].to_numpy()), "black-box evaluations are of other images"
+        black_box[name] = right
     worst = {}
     # The worst of fewer attacks than the other networks met is not comparable with theirs.
-    if black_box.keys() == {CLEAN, *named.black_box}:
+    if named.black_box and black_box.keys() == {CLEAN, *named.black_box}:
         worst[WORST] = float(np.logical_and.reduce(list(black_box.values())).mean())
     return {name: float(right.mean()) for name, right in black_box.items()} | worst | white_box
 

@@ -77,7 +77,7 @@ class TrackedStudy:
         judged = {metric for network in self.networks for metric in network.headline.metrics}
         credit = self.order.replace("acc/", "credit/")
         shown = sorted(metric for metric in judged if metric.startswith("acc/") or metric == credit)
-        return [accuracies.CLEAN, *shown] if shown else [accuracies.CLEAN, self.order]
+        return list(dict.fromkeys((accuracies.CLEAN, *(shown or [self.order]))))
 
 
 class Point(NamedTuple):
@@ -123,13 +123,14 @@ def tracked_study(store: Store, study: str, paths: Iterable[str], headlines: Hea
         if network and meta["table"] == "evaluation" and meta["partition"]["split"] == "test":
             network.evaluations.append((path, meta))
     networks = list(by_key.values())
+    names = accuracies.names([each for network in networks for each in network.evaluations])
     return TrackedStudy(
         study,
         headlines.title,
         networks,
-        accuracies.names([each for network in networks for each in network.evaluations]),
+        names,
         params.apart([network.meta for network in networks]),
-        headlines.first or accuracies.WORST,
+        headlines.first or (accuracies.WORST if names.black_box else accuracies.CLEAN),
     )
 
 

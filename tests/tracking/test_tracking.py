@@ -15,7 +15,9 @@ from mini_study import (
     DATASET,
     GRID,
     NETWORKS,
+    WHITE_BOX,
     bound_network,
+    evaluation_rows,
     filled,
     record,
     training,
@@ -26,6 +28,7 @@ from harness.errors import HarnessError
 from harness.results.cells import Cell
 from harness.results.records import SCHEMA_VERSION
 from harness.results.store import Store
+from harness.tracking import accuracies
 from harness.tracking.destination import destination
 from harness.tracking.links import links as links_of
 from harness.tracking.sync import sync
@@ -161,6 +164,17 @@ def test_charts_of_the_white_box_have_no_step(store: Store) -> None:
     assert found == {**dict.fromkeys(weak, 0.5), **dict.fromkeys(strong, 0.25)}
     history = [point for name in found for point in mlflow.get_metric_history(run.info.run_id, name)]
     assert {point.step for point in history} == {0}
+
+
+def test_a_white_box_of_a_part_of_the_images(tmp_path: Path) -> None:
+    """PGD of 2/255 breaks the first of them; one of the first two withstands."""
+    store = Store(tmp_path).open()
+    (clean, *_), attacked = BLACK_BOX, WHITE_BOX[0]
+    write(store, clean)
+    store.write(attacked, {name: values[:2] for name, values in evaluation_rows(attacked).items()})
+    cells = [(cell.path.as_posix(), store.metadata(cell.path.as_posix())) for cell in (clean, attacked)]
+    found = accuracies.accuracies(store, cells, accuracies.names(cells))
+    assert found == {"acc/clean": 0.75, "white_box/pgd_div_4": 0.5}
 
 
 def test_curves(store: Store) -> None:
