@@ -112,8 +112,8 @@ def report(studies: tuple[str, ...], out: Path, gallery: bool, results: str) -> 
 def ui(port: int, results: str, uri: str | None) -> None:
     """Start MLflow's UI on this machine alone, and print links.
 
-    It listens on 127.0.0.1. The links open the runs, the charts and the comparison of each study. Of a server
-    they are printed and nothing is started.
+    It listens on 127.0.0.1. The links open the report, the runs, the charts and the comparison of each study.
+    Of a server they are printed and nothing is started.
     """
     from harness.tracking.destination import destination
     from harness.tracking.sync import sync
