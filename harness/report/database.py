@@ -28,7 +28,7 @@ _SQL_TYPES = {
 # The files of views, each of which stands on those before it.
 CHAPTERS = (
     *("arithmetic", "bound", "attacks", "fragility", "accuracies", "choices", "robust", "verdicts", "curves"),
-    *("statistics", "lines", "certified", "ranking", "cells", "speed"),
+    *("statistics", "lines", "certified", "ranking", "cells", "speed", "contests", "scorecard"),
 )
 # What most tables stand on, each on those before it: see `settle`.
 SETTLED = ("accuracies", "smallest_change", "coverage", "robust", "bound_test", "credit", "verdicts")

@@ -29,6 +29,12 @@ SECTIONS = (
         folded=("pairs",),
     ),
     Section(
+        "scorecard",
+        "The paper's claims",
+        "What the paper says, and whether these results say it too; each verdict follows from a rule.",
+        tables=("scorecard",),
+    ),
+    Section(
         "radius",
         "Robustness over the radius",
         "How fast accuracy falls with the change that an attacker may make; below it what is certified.",

@@ -27,6 +27,7 @@ from harness.report.tables import (
     pairs,
     ranking,
     rekeyed,
+    scorecard,
     seeds,
     speed,
     white_box,
@@ -52,6 +53,7 @@ TABLES = {
     "seeds": seeds.LAYOUT,
     "failed": failed.LAYOUT,
     "rekeyed": rekeyed.LAYOUT,
+    "scorecard": scorecard.LAYOUT,
     "speed": speed.LAYOUT,
 }
 
