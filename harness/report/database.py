@@ -27,7 +27,18 @@ _SQL_TYPES = {
 }
 # The files of views, each of which stands on those before it.
 CHAPTERS = (
-    *("arithmetic", "bound", "attacks", "fragility", "accuracies", "choices", "robust", "verdicts", "curves"),
+    *(
+        "arithmetic",
+        "bound",
+        "audit",
+        "attacks",
+        "fragility",
+        "accuracies",
+        "choices",
+        "robust",
+        "verdicts",
+        "curves",
+    ),
     *("statistics", "lines", "certified", "ranking", "cells", "speed", "contests", "scorecard"),
 )
 # What most tables stand on, each on those before it: see `settle`.

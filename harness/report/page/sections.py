@@ -77,9 +77,11 @@ SECTIONS = (
         "bound",
         "The bound",
         "Sigma over the training images, and the bound put to the test: the share of images at which a "
-        "smaller change fools the network.",
-        tables=("table2", "bound_test"),
+        "smaller change fools the network. The audit shows what in the data moves sigma: duplicates, and "
+        "labels that may be wrong.",
+        tables=("table2", "bound_test", "sigma_audit", "suspected_labels"),
         figures=("class_distance",),
+        folded=("suspected_labels",),
     ),
     Section(
         "effectiveness",

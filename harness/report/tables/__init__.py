@@ -14,6 +14,7 @@ from harness.report.database import query, settle
 from harness.report.recorded import Row
 from harness.report.tables import (
     adversarial_training,
+    audit,
     black_box,
     bound,
     bound_test,
@@ -54,6 +55,8 @@ TABLES = {
     "failed": failed.LAYOUT,
     "rekeyed": rekeyed.LAYOUT,
     "scorecard": scorecard.LAYOUT,
+    "sigma_audit": audit.LAYOUT,
+    "suspected_labels": audit.SUSPECTED,
     "speed": speed.LAYOUT,
 }
 
