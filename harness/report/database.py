@@ -39,7 +39,18 @@ CHAPTERS = (
         "verdicts",
         "curves",
     ),
-    *("statistics", "lines", "certified", "ranking", "cells", "speed", "contests", "scorecard"),
+    *(
+        "statistics",
+        "lines",
+        "certified",
+        "ranking",
+        "cells",
+        "speed",
+        "cost",
+        "complexity",
+        "contests",
+        "scorecard",
+    ),
 )
 # What most tables stand on, each on those before it: see `settle`.
 SETTLED = ("accuracies", "smallest_change", "coverage", "robust", "bound_test", "credit", "verdicts")

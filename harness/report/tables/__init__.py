@@ -21,6 +21,8 @@ from harness.report.tables import (
     certified,
     check_results,
     checks,
+    complexity,
+    cost,
     credit,
     effectiveness,
     failed,
@@ -57,6 +59,9 @@ TABLES = {
     "scorecard": scorecard.LAYOUT,
     "sigma_audit": audit.LAYOUT,
     "suspected_labels": audit.SUSPECTED,
+    "cost": cost.LAYOUT,
+    "complexity": complexity.LAYOUT,
+    "complexity_claim": complexity.GROWTH,
     "speed": speed.LAYOUT,
 }
 

@@ -46,6 +46,8 @@ def _line(row: Row) -> Line:
 def _here(row: Row) -> str:
     if row["ours"] is None or row["unit"] == "sigma":
         return _number(row["ours"], row["unit"])
+    if row["unit"] == "slope":
+        return f"{row['ours']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] in the slope"
     sign = "+" if row["unit"] == "points" else ""
     return f"{with_interval(row['ours'], row['low'], row['high'], sign)} {row['unit']}"
 

@@ -199,6 +199,16 @@ select study, 'white_box' as claim, attack_title as item, null as paper, ours, l
                                        seeds_in_words(seeds, of_seeds)) as rests_on, place
 from attacked;
 
+-- V-F, where the data base holds studies of several sizes of the same data: a row for each attack, beside the bound's
+-- network that adversarial training comes closest to.
+create view scorecard_complexity as
+select s.study, 'complexity' as claim, c.title as item, c.difference as ours, c.low, c.high, 'slope' as unit,
+       c.most as images, shown_above_0(c.low, c.high, c.low, c.high) as verdict,
+       format('slopes {:.2f}, bound {:.2f} ({}), over {} sizes from {:,} images; at the most it takes {:.2g} times as long',
+              c.slope, c.bound_slope, c.bound_title, c.sizes, c.fewest, c.ratio) as rests_on, c.position as place
+from complexity_claim c join studies s on s.dataset = c.dataset and s.architecture = c.architecture
+qualify row_number() over (partition by s.study, c.name, c.device order by c.difference, c.bound_position) = 1;
+
 -- Every claim in every study, a row for each thing that it speaks of; of a claim that a study says nothing about, one.
 --   paper, ours, low, high    in the unit; null where there is none
 --   verdict    reproduced, not reproduced, not shown (the interval holds the other side), unreadable, not measured here
@@ -210,6 +220,7 @@ with evidence as (
     union all by name from scorecard_base
     union all by name from scorecard_contests
     union all by name from scorecard_white_box
+    union all by name from scorecard_complexity
 )
 select s.study, s.dataset, c.claim, c.source, c.words, c.rule, e.item, e.paper, e.ours, e.low, e.high, e.unit, e.images,
        e.seeds, coalesce(e.verdict, 'not measured here') as verdict, e.control,
