@@ -89,7 +89,7 @@ def report(studies: tuple[str, ...], out: Path, results: str) -> None:
     from importlib.metadata import version
 
     from harness.report.database import connect
-    from harness.report.page import page, shown
+    from harness.report.page import across, page, shown
 
     store = existing_store(results)
     records = store.studies()
@@ -97,6 +97,9 @@ def report(studies: tuple[str, ...], out: Path, results: str) -> None:
     for name in studies or records:
         with connect(store, name, settled=True) as connection:
             pages.append(shown(connection, records[name]["study"]))
+    if len(pages) > 1:
+        with connect(store) as connection:
+            pages[-1].sections.extend(across(connection))
     out.write_text(page(pages, version("harness")), encoding="utf-8")
     click.echo(f"{out}: {', '.join(studies or records)}, {out.stat().st_size / 1000:,.0f} kB")
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from handmade import BASE, Network, bound_network, write_record
 
+from harness.cli import main
 from harness.report.database import connect, query
 from harness.report.figures import drawn
 from harness.report.tables import laid_out
@@ -154,3 +156,49 @@ def test_three_sizes_are_too_few_for_the_claim(store):
         (figure,) = drawn(connection, {}, "complexity")
     axes = figure.figure.axes[0]
     assert axes.get_xscale() == axes.get_yscale() == "log" and len(axes.get_lines()) == 2
+
+
+def test_a_page_of_several_studies_shows_the_growth(store, tmp_path):
+    studies(store, lambda images: 0.05 * images, sizes=SIZES[:3])
+    told = CliRunner().invoke(main, ["report", "--results", store.root, "--out", str(tmp_path / "x.html")])
+    assert told.exit_code == 0, told.output
+    text = (tmp_path / "x.html").read_text()
+    assert text.count("Across studies") == 2 and "Cost over the training images, digits" in text
+    one = ["report", "of 100", "--results", store.root, "--out", str(tmp_path / "x.html")]
+    assert CliRunner().invoke(main, one).exit_code == 0
+    assert "Across studies" not in (tmp_path / "x.html").read_text()
+
+
+def test_versions_come_from_the_files(store):
+    study(store, 100, 1.0, {K2: 1.0, TRAINED: 1.0})
+    extra = Cell("bound", {"dataset": "digits", "split": "test"}, {}, {})
+    store.write(
+        extra,
+        {
+            **{"neighbours": ["other_class"], "image_id": [0], "label": np.zeros(1, np.int32)},
+            **{"neighbour_id": [0], "neighbour_label": np.ones(1, np.int32), "distance": [0.1]},
+        },
+        python="3.12.1",
+        machine="arm64",
+        cores=8,
+        versions={"torch": "9.9"},
+        gpus=["A", "B"],
+    )
+    record = store.studies()["of 100"]
+    record["cells"].append(
+        {"key": extra.key, "table": "bound", "path": str(extra.path), "title": "", "step": "bound"}
+    )
+    record["about"]["code"] = {"mine": "abc"}
+    write_record(store, "of 100", record)
+    with connect(store) as connection:
+        rows = query(connection, "from versions").to_pylist()
+        (table,) = laid_out(connection, ("versions",))
+    assert [(row["name"], row["version"], row["cells"]) for row in rows] == [
+        ("python", "3.12.1", 1),
+        ("torch", "9.9", 1),
+        ("machine", "arm64, 8 cores", 1),
+        ("gpu", "A", 1),
+        ("gpu", "B", 1),
+        ("mine (own code)", "abc", None),
+    ]
+    assert table.rows[-1] == ("mine (own code)", "abc", "-")

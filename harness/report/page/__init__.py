@@ -15,9 +15,9 @@ from harness.report.database import query
 from harness.report.figures import drawn
 from harness.report.figures.drawing import Drawing, svg
 from harness.report.page import heat_map
-from harness.report.page.sections import SECTIONS, Section
+from harness.report.page.sections import ACROSS, SECTIONS, Section
 from harness.report.recorded import Row
-from harness.report.tables import laid_out
+from harness.report.tables import complexity, laid_out
 from harness.report.tables.table import Table
 
 
@@ -68,6 +68,16 @@ def shown(connection: duckdb.DuckDBPyConnection, settings: Row) -> Shown:
         [each for each in sections if each.tables or each.figures or each.heat_map],
         yaml.safe_dump(dict(settings), sort_keys=False, default_flow_style=None, width=100),
     )
+
+
+def across(connection: duckdb.DuckDBPyConnection) -> list[ShownSection]:
+    """What no study that ``connection`` holds says by itself: it goes to the end of the page."""
+    rows = query(connection, f"from {complexity.GROWTH.source}").to_pylist()
+    tables = [_table(f"{ACROSS.anchor}-growth", table) for table in complexity.GROWTH.lay_out({}, rows)]
+    figures = [drawing for name in ACROSS.figures for drawing in drawn(connection, {}, name)]
+    if not tables and not figures:
+        return []
+    return [ShownSection(ACROSS, tables, [ShownFigure(each, Markup(svg(each))) for each in figures], None)]
 
 
 def page(studies: Sequence[Shown], version: str) -> str:

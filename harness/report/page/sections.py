@@ -91,5 +91,20 @@ SECTIONS = (
         tables=("table3",),
         figures=("effectiveness", "magnitude"),
     ),
+    Section(
+        "cost",
+        "Cost and versions",
+        "Where the seconds went, what each defense cost, and what all of it was made with.",
+        tables=("cost", "complexity", "versions"),
+        folded=("versions",),
+    ),
     Section("holes", "What is missing", "Cells that failed, or got a new key.", tables=("failed", "rekeyed")),
+)
+
+# What no study can say by itself.
+ACROSS = Section(
+    "across",
+    "Across studies",
+    "How the cost of each defense grows with the training images (V-F), from studies of several sizes.",
+    figures=("complexity",),
 )

@@ -33,6 +33,7 @@ from harness.report.tables import (
     scorecard,
     seeds,
     speed,
+    versions,
     white_box,
 )
 from harness.report.tables.numbers import exact, short
@@ -62,6 +63,7 @@ TABLES = {
     "cost": cost.LAYOUT,
     "complexity": complexity.LAYOUT,
     "complexity_claim": complexity.GROWTH,
+    "versions": versions.LAYOUT,
     "speed": speed.LAYOUT,
 }
 
