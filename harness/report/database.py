@@ -29,7 +29,7 @@ _SQL_TYPES = {
 CHAPTERS = (
     *("arithmetic", "bound", "audit", "attacks", "fragility", "accuracies", "choices", "robust", "verdicts"),
     *("curves", "statistics", "lines", "certified", "ranking", "cells", "speed", "cost", "versions"),
-    *("complexity", "contests", "scorecard"),
+    *("complexity", "contests", "scorecard", "grid"),
 )
 # What most tables stand on, each on those before it: see `settle`.
 SETTLED = ("accuracies", "smallest_change", "coverage", "robust", "bound_test", "credit", "verdicts")

@@ -63,7 +63,7 @@ def test_a_control_that_does_as_well_is_said(store):
     duel(store, 20, (90, 60), control=150, seeds=(0, 1, 2))
     (row,) = scorecard(store, "above_base")
     assert row["verdict"] == "reproduced"
-    assert row["control"] == "twin 75.5 %: 0 of 2 networks shown above it, 2 below"
+    assert row["control"] == "twin 75.5 %: 0 of 2 shown above it, 2 below"
 
 
 def test_over_seeds_the_interval_is_students(store):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import duckdb
 
 from harness.report.database import query
-from harness.report.figures import class_distance, complexity, effectiveness, magnitude, robustness
+from harness.report.figures import class_distance, complexity, effectiveness, grid, magnitude, robustness
 from harness.report.figures.drawing import Drawing, style
 from harness.report.recorded import Row
 
@@ -18,6 +18,7 @@ FIGURES = {
     "magnitude": magnitude.PLOT,
     "effectiveness": effectiveness.PLOT,
     "complexity": complexity.PLOT,
+    "grid": grid.PLOT,
 }
 
 

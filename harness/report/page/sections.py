@@ -32,7 +32,8 @@ SECTIONS = (
         "scorecard",
         "The paper's claims",
         "What the paper says, and whether these results say it too; each verdict follows from a rule.",
-        tables=("scorecard",),
+        tables=("scorecard", "beside_paper"),
+        folded=("beside_paper",),
     ),
     Section(
         "radius",
@@ -44,8 +45,8 @@ SECTIONS = (
     Section(
         "attacks",
         "Every attack on every network",
-        "Accuracy under attack, in per cent: the mean over the seeds, the smallest over step sizes. The "
-        "darker, the lower.",
+        "Accuracy under attack, in per cent [95 % interval]: the mean over the seeds, the smallest over step "
+        "sizes. The stronger the shade, the lower.",
         has_heat_map=True,
     ),
     Section(
@@ -70,6 +71,7 @@ SECTIONS = (
         "Networks on images made on the base network (Tables IV to VII). A control stands beside each "
         "defense.",
         tables=("black_box", "table7", "seeds"),
+        figures=("grid",),
         folded=("seeds",),
     ),
     Section("white_box", "White box", "Attacks made on each network itself (V-E).", tables=("white_box",)),

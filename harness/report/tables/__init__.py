@@ -15,6 +15,7 @@ from harness.report.recorded import Row
 from harness.report.tables import (
     adversarial_training,
     audit,
+    beside_paper,
     black_box,
     bound,
     bound_test,
@@ -58,6 +59,7 @@ TABLES = {
     "failed": failed.LAYOUT,
     "rekeyed": rekeyed.LAYOUT,
     "scorecard": scorecard.LAYOUT,
+    "beside_paper": beside_paper.LAYOUT,
     "sigma_audit": audit.LAYOUT,
     "suspected_labels": audit.SUSPECTED,
     "cost": cost.LAYOUT,

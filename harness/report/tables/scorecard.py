@@ -17,8 +17,11 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
     """A line for each thing that a claim speaks of."""
     if not rows:
         return
-    header = ("claim", "of", "paper", "here", "images", "seeds", "verdict", "best control", "rests on")
-    lines: list[Line] = [_line(row) for row in rows]
+    has_paper = any(row["paper"] is not None for row in rows)
+    header: Line = ("claim", "of", "verdict", "here", "images", "best control", "rests on")
+    if has_paper:
+        header = (*header[:3], "paper", *header[3:])
+    lines = [_line(row, has_paper) for row in rows]
     yield Table("scorecard", "The paper's claims", f"{_counted(rows)} {_NOTE}", header, lines)
 
 
@@ -29,15 +32,14 @@ def _counted(rows: list[Row]) -> str:
     return f"{len(rows)} rows: {counts}."
 
 
-def _line(row: Row) -> Line:
+def _line(row: Row, has_paper: bool) -> Line:
     return (
         f"{row['words']} ({row['source']})",
         row["item"] or "",
-        _number(row["paper"], row["unit"]),
+        row["verdict"],
+        *((_number(row["paper"], row["unit"]),) if has_paper else ()),
         _here(row),
         "" if row["images"] is None else f"{row['images']:,}",
-        "" if row["seeds"] is None else str(row["seeds"]),
-        row["verdict"],
         row["control"] or "",
         row["rests_on"],
     )

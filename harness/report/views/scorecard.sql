@@ -103,7 +103,7 @@ with paper as (
 ), joined as (
     select g.*, p.least as paper_least, p.most as paper_most,
            case when c.better = c.networks then 'none does as well'
-                else format('{} {:.1f} %: {} of {} networks shown above it, {} below', replace(c.control_title, 'control: ', ''),
+                else format('{} {:.1f} %: {} of {} shown above it, {} below', replace(c.control_title, 'control: ', ''),
                             c.control_accuracy, c.better, c.networks, c.worse) end as control,
            seeds_in_words(g.seeds, g.of_seeds) as on_seeds
     from grouped g
