@@ -20,6 +20,7 @@ from harness.errors import HarnessError
 from harness.study.compute import ComputeSpec
 
 _REMIND_S = 30  # between two messages while waiting
+_PUT_BACK_S = 0.01  # between two looks after SIGTERM's handler
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
@@ -81,6 +82,25 @@ def _sigterm_as_before() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+def _end_ray() -> None:
+    """``ray.shutdown``, during and after which SIGTERM does what it did before.
+
+    Ray gives it back to the system, behind Python's back and a second before it has ended its processes: it
+    would kill this one at once. Only the main thread can put the handler back, so another one ends Ray.
+    """
+    import ray
+
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        ray.shutdown()
+        return
+    ending = threading.Thread(target=ray.shutdown, name="ray.shutdown")
+    ending.start()
+    while ending.is_alive():
+        ending.join(_PUT_BACK_S)
+        signal.signal(signal.SIGTERM, before)
+
+
 # --- waiting ---
 
 
@@ -139,7 +159,7 @@ def _attach(code: Iterable[str], stack: ExitStack) -> bool:
         with shipping.on_path(code):
             python = stack.enter_context(forkserver.running())
             environment = {"py_executable": python} if python else None
-            stack.callback(ray.shutdown)
+            stack.callback(_end_ray)
             if watch:
                 stack.callback(watch.end)  # before Ray is ended, which takes its time
             ray.init(address="local", include_dashboard=False, runtime_env=environment, **_QUIET)
@@ -153,7 +173,7 @@ def _attach(code: Iterable[str], stack: ExitStack) -> bool:
     except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
         # Another version of Ray or Python, no token or a wrong one: Ray says which.
         raise HarnessError(f"the Ray cluster at {source} can't be used: {error}") from error
-    stack.callback(ray.shutdown)
+    stack.callback(_end_ray)
     return True
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.data import SOURCES
 from harness.data.source import Split, evenly, first_few, reading, size_text
-from harness.data.subset import DatasetSpec, held_out, kept_classes, kept_images
+from harness.data.subset import DatasetSpec, held_out, in_white_box, kept_classes, kept_images
 from harness.errors import HarnessError
 
 
@@ -42,17 +42,21 @@ class Dataset:
     """The splits, of one image shape; ``classes[label]`` is a class's name.
 
     Every class has training images, and validation images where there are any: held out of the training
-    images, for choices that must not be made on test images.
+    images, for choices that must not be made on test images. ``white_box``: the test images that are attacked
+    in the white box, all where None.
     """
 
     classes: tuple[str, ...]
     train: Images
     test: Images
     validation: Images | None = None
+    white_box: Images | None = None
 
     def of(self, split: str) -> Images:
-        """The images of 'train', 'validation' or 'test'."""
+        """The images of 'train', 'validation', 'test' or 'white_box'."""
         images: Images | None = getattr(self, split)
+        if split == "white_box" and images is None:
+            return self.test
         assert images is not None, f"no {split} images"
         return images
 
@@ -154,9 +158,11 @@ def load(spec: DatasetSpec, data: Path | None) -> Dataset:
             f" got {size_text(train.pixels)} (train) and {size_text(test.pixels)} (test)"
         )
     held = held_out(spec, train.labels, names)
+    attacked = None if spec.white_box_limit is None else test.take(in_white_box(spec, test.labels))
     if not held.any():
-        return Dataset(names, train, test)
-    return Dataset(names, train.take(np.flatnonzero(~held)), test, train.take(np.flatnonzero(held)))
+        return Dataset(names, train, test, None, attacked)
+    kept, chosen_on = train.take(np.flatnonzero(~held)), train.take(np.flatnonzero(held))
+    return Dataset(names, kept, test, chosen_on, attacked)
 
 
 def _images(spec: DatasetSpec, name: str, split: Split, classes: np.ndarray) -> Images:

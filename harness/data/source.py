@@ -53,6 +53,12 @@ class Extent:
     shape: tuple[int, int, int]
     classes: int
     validation: int = 0
+    attacked: int | None = None  # test images in the white box; None for all
+
+    @property
+    def white_box(self) -> int:
+        """Test images that are attacked in the white box."""
+        return self.test if self.attacked is None else self.attacked
 
     @property
     def values(self) -> int:

@@ -51,6 +51,9 @@ class DatasetSpec(Settings):
     )
     train_limit: Count | None = Field(None, description="training images kept, stratified")
     test_limit: Count | None = Field(None, description="test images kept, stratified")
+    white_box_limit: Count | None = Field(
+        None, description="of the test images kept, so many are attacked in the white box, stratified"
+    )
     validation_limit: Count | None = Field(
         None,
         description="of the training images kept, so many are held out, stratified: what is chosen among a "
@@ -143,6 +146,20 @@ def held_out(spec: DatasetSpec, labels: np.ndarray, names: Sequence[str]) -> np.
                 f"{spec.label}: validation_limit {limit} leaves no {what} image of {first_few(empty)}"
             )
     return held
+
+
+def in_white_box(spec: DatasetSpec, labels: np.ndarray) -> np.ndarray:
+    """Positions, int64 [n], ascending, of the test images, of ``labels``, that the white box takes.
+
+    Raises HarnessError when there are fewer than the limit.
+    """
+    limit = len(labels) if spec.white_box_limit is None else spec.white_box_limit
+    if limit > len(labels):
+        raise HarnessError(
+            f"{spec.label}: expected white_box_limit to be at most the {len(labels)} test images that are "
+            f"kept, got {limit}"
+        )
+    return stratified(labels, limit, _generator(spec.seed, "white_box"))
 
 
 def _present_classes(spec: DatasetSpec, splits: Splits) -> np.ndarray:

@@ -49,7 +49,7 @@ def _make_members(run: Run, step: str, planned: Sequence[PlannedAttack], missing
         return
 
     def on_task(task: AttackTask) -> None:
-        note = f"{task.name} on {task.split} images"
+        note = f"{task.name} on {task.split.replace('_', ' ')} images"
         run.progress.advance(step, task.block.stop - task.block.start, note)
 
     # The longest first: a worker that has the last block has the others wait.

@@ -109,7 +109,7 @@ def _task(run: Run, check: PlannedCheck) -> CheckTask:
 
 
 def _validity(run: Run, check: PlannedCheck) -> list[Verdict]:
-    return [validity([_made(run, cell) for cell in check.images], run.dataset.test)]
+    return [validity([_made(run, cell) for cell in check.images])]
 
 
 def _made(run: Run, cell: Cell) -> Made:
@@ -117,7 +117,9 @@ def _made(run: Run, cell: Cell) -> Made:
     rows = {name: table[name].to_numpy() for name in ("image_id", "label", "l0", "l1", "l2", "linf")}
     is_kept = run.store.metadata(cell.path)["artifact"] is not None
     images = run.store.tensors(cell)["adversarial"] if is_kept else None
-    return Made(rows, cell.columns["norm"], cell.columns["epsilon"], images)
+    # On the base network the study's attacks are made on all test images.
+    clean = run.dataset.of("test" if cell.table == "attack" else "white_box")
+    return Made(clean, rows, cell.columns["norm"], cell.columns["epsilon"], images)
 
 
 def _finish(run: Run, check: PlannedCheck, verdicts: list[Verdict] | Failed) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -94,11 +95,20 @@ def _copy(run: Run, measured: Sequence[Evaluation]) -> int:
     for cell in missing:
         source = images[cell]
         if cell in feasible and source is not None:
-            made = run.store.read(source).to_pydict()
+            made = _in_white_box(run, source)
             rows = {name: made[name] for name in _MEASURED}
             says = "adversarial_predicted" if source.table == "attack" else "prediction"
             run.keep(cell, {**rows, "prediction": made[says]})
     return len(missing)
+
+
+def _in_white_box(run: Run, source: Cell) -> dict[str, list[Any]]:
+    """The rows of a cell that are of images in the white box, by column."""
+    table = run.store.read(source)
+    if source.table == "attack" and run.study.dataset.white_box_limit is not None:
+        table = table.filter(np.isin(table["image_id"].to_numpy(), run.dataset.of("white_box").ids))
+    rows: dict[str, list[Any]] = table.to_pydict()
+    return rows
 
 
 def _white_box_price(quote: Quote) -> Price:

@@ -73,12 +73,13 @@ def extent(study: Study, data: Path | None) -> Extent:
         dataset = datasets.load(spec, data)
         shape: Any = dataset.train.pixels.shape[1:]
         held = 0 if dataset.validation is None else len(dataset.validation.ids)
-        return Extent(len(dataset.train.ids), len(dataset.test.ids), shape, len(dataset.classes), held)
+        train, test = len(dataset.train.ids), len(dataset.test.ids)
+        return Extent(train, test, shape, len(dataset.classes), held, spec.white_box_limit)
     kept = spec.classes or official.classes
     train, test = (count * kept // official.classes for count in (official.train, official.test))
     train, test = min(spec.train_limit or train, train), min(spec.test_limit or test, test)
     held = spec.validation_limit or 0
-    return Extent(train - held, test, official.shape, kept, held)
+    return Extent(train - held, test, official.shape, kept, held, spec.white_box_limit)
 
 
 def workers_here() -> int:

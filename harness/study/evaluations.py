@@ -79,13 +79,13 @@ def _evaluation(
     attack: Mapping[str, Any] | None = None,
     split: str = "test",
 ) -> Cell:
-    """The cell of a network on a set of images.
+    """The cell of a network on a set of images; in the white box on those of the split that it takes.
 
     ``images``: the cell that holds them, or that they are made from; ``attack`` is what determines images
     made on the way.
     """
     identity = {
-        "data": ground.data[split],
+        "data": ground.data["white_box" if access == "white_box" else split],
         "batch_size": ground.study.batch_size,
         **ground.code_of(network.architecture),
         **(attack or {}),
@@ -149,7 +149,7 @@ def white_box_of(ground: Ground, network: Network) -> Iterable[PlannedAttack]:
 def _attack_on(
     ground: Ground, network: Network, name: str, settings: Attack, draws: tuple[str, ...]
 ) -> Iterable[PlannedAttack]:
-    """An attack on the test images made on a network: evaluations, one for each epsilon."""
+    """An attack on the white box's test images made on a network: evaluations, one for each epsilon."""
     keeps_images = ground.study.white_box.keep_images
 
     def cells_of(member: Member, after: Sequence[Cell | None]) -> Iterable[Cell]:
@@ -162,7 +162,7 @@ def _attack_on(
             needs = (before,) if before else ()
             yield _evaluation(ground, "white_box", network, columns, _against(columns), needs, identity)
 
-    yield from laid_out(name, settings, "test", network, draws, cells_of, keeps_images)
+    yield from laid_out(name, settings, "white_box", network, draws, cells_of, keeps_images)
 
 
 def _against(columns: Mapping[str, Any]) -> str:

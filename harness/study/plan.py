@@ -125,6 +125,7 @@ def plan(
     """
     splits = (*SPLITS, *(["validation"] if study.dataset.validation_limit else []))
     data = {split: _images(study, fingerprint, split) for split in splits}
+    data["white_box"] = data["test"] | _attacked(study)
     ground = Ground(study, data, weights or {}, code or dict.fromkeys(packages(study), ""))
     bounds = {split: _bound(ground, split) for split in SPLITS}
     bases = tuple(base_network(ground, seed) for seed in study.seeds)
@@ -213,6 +214,16 @@ def _images(study: Study, fingerprint: str, split: str) -> dict[str, Any]:
         "seed": dataset.seed if is_drawn else None,
         **held_out,
     }
+
+
+def _attacked(study: Study) -> dict[str, Any]:
+    """What determines which of the test images are in the white box; nothing where all are."""
+    dataset = study.dataset
+    return (
+        {}
+        if dataset.white_box_limit is None
+        else {"white_box": dataset.white_box_limit, "seed": dataset.seed}
+    )
 
 
 def _bound(ground: Ground, split: str) -> Cell:

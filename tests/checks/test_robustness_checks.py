@@ -252,14 +252,14 @@ def test_validity_counts_what_is_planted(digits: Dataset) -> None:
     images = digits.test.take(slice(0, 6))
     sizes = {name: np.full(6, 0.1) for name in ("l0", "l1", "l2", "linf")}
     rows = {"image_id": images.ids, "label": images.labels, **sizes}
-    assert validity([Made(rows, "linf", 0.1)], images).verdict == "pass"
+    assert validity([Made(images, rows, "linf", 0.1)]).verdict == "pass"
     far = {**rows, "linf": np.array([0.1, 0.11, 0.1, 0.1, 0.1, np.nan])}
-    found = validity([Made(far, "linf", 0.1), Made(rows, "linf", 0.1)], images)
+    found = validity([Made(images, far, "linf", 0.1), Made(images, rows, "linf", 0.1)])
     assert (found.verdict, found.statistic, found.images) == ("fail", 2.0, 12)
     assert set(found.evidence) == {images.ids[1], images.ids[5]}
-    assert validity([Made({**rows, "label": rows["label"] + 1}, "linf", 0.1)], images).statistic == 6
-    assert validity([Made({**rows, "image_id": rows["image_id"][::-1]}, "linf", None)], images).statistic == 6
+    assert validity([Made(images, {**rows, "label": rows["label"] + 1}, "linf", 0.1)]).statistic == 6
+    assert validity([Made(images, {**rows, "image_id": rows["image_id"][::-1]}, "linf", None)]).statistic == 6
     kept = np.full((6, 1, 2, 2), 0.5, dtype=np.float32)
     kept[2, 0, 0, 0] = 1.0001
     kept[3, 0, 1, 1] = np.nan
-    assert validity([Made(rows, "linf", 0.1, kept)], images).evidence == tuple(images.ids[2:4].tolist())
+    assert validity([Made(images, rows, "linf", 0.1, kept)]).evidence == tuple(images.ids[2:4].tolist())

@@ -60,6 +60,10 @@ def test_drawn_classes_keep_their_names_and_all_their_images() -> None:
         ({"classes": 11}, "at most the 10 classes present, got classes: 11"),
         ({"train_limit": 1439}, "train_limit to be at most the 1438 images that there are, got 1439"),
         ({"test_limit": 360}, "test_limit to be at most the 359 images that there are, got 360"),
+        (
+            {"white_box_limit": 360},
+            "white_box_limit to be at most the 359 test images that are kept, got 360",
+        ),
         ({"train_limit": 9}, "train_limit 9 leaves no training image of "),
     ],
 )

@@ -317,6 +317,36 @@ def test_white_box_norms_are_null_elsewhere(attacked):
     assert {rows[name].null_count for name in ("l0", "mean_l1", "l2", "linf", "attack_s")} == {len(rows)}
 
 
+def test_the_white_box_of_some_of_the_test_images(tiny, tmp_path):
+    """The same images for every network, in each class's share; the black box keeps all."""
+    tiny["dataset"]["white_box_limit"] = 20
+    white_box = {"attacks": ["fgsm"], "own": {"apgd_ce": {"epsilon": [0.1], "steps": 3}}}
+    tiny["white_box"].update(white_box, keep_images=True)
+    run = run_study(tiny, tmp_path, seeds=[0, 1], controls={"twin": True}, checks={"images": 10})
+    assert run.failed == {}
+    attacked, test = run.dataset.of("white_box"), run.dataset.test
+    assert np.bincount(attacked.labels).tolist() == [2] * 10
+    assert set(attacked.ids.tolist()) < set(test.ids.tolist())
+    for cell in run.plan.cells():
+        if cell.table == "evaluation":
+            of = attacked if cell.partition["access"] == "white_box" else test
+            rows = run.store.read(cell)
+            assert rows["image_id"].to_pylist() == of.ids.tolist(), cell.title
+            assert rows["label"].to_pylist() == of.labels.tolist()
+    with connect(run.store) as connection:
+        robust = query(connection, "from robust").to_pylist()
+        checks = query(connection, "from check_results where \"check\" = 'validity'").to_pylist()
+    assert {(row["images"], row["is_complete"]) for row in robust if row["epsilon"] == 0.1} == {(20, True)}
+    assert {row["verdict"] for row in checks} == {"pass"}
+
+
+def test_a_white_box_of_all_images_is_the_one_without_a_limit(finished):
+    run, data, _ = finished
+    whole = build({**data, "dataset": {**data["dataset"], "white_box_limit": 40}})
+    assert np.array_equal(datasets.load(whole.dataset, None).of("white_box").ids, run.dataset.test.ids)
+    assert run.dataset.white_box is None
+
+
 # --- weights from outside ---------------------------------------------------------------------------------
 
 

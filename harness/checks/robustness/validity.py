@@ -14,25 +14,26 @@ from harness.settings import Norm, largest_within
 class Made:
     """The images that one attack made for one radius, as they were measured and, if kept, themselves.
 
-    ``rows``: image_id, label, l0, l1, l2, linf, each [N]. ``norm`` and ``epsilon`` are the attack's; without
-    a radius None. ``images`` float32 [N, C, H, W].
+    ``clean``: what they were made of. ``rows``: image_id, label, l0, l1, l2, linf, each [N]. ``norm`` and
+    ``epsilon`` are the attack's; without a radius None. ``images`` float32 [N, C, H, W].
     """
 
+    clean: Images
     rows: Mapping[str, np.ndarray]
     norm: Norm
     epsilon: float | None
     images: np.ndarray | None = None
 
 
-def validity(made: list[Made], images: Images) -> Verdict:
+def validity(made: list[Made]) -> Verdict:
     """How many adversarial images are invalid, in all attacks on a network; a failure from the first on.
 
     A change within the radius (but for rounding), all norms finite, values in [0, 1] where the images were
-    kept, ids and labels those of the data's ``images`` in order.
+    kept, ids and labels those of the ``clean`` images in order.
     """
     counted, invalid = 0, []
     for each in made:
-        bad = _invalid(each, images)
+        bad = _invalid(each)
         counted += len(bad)
         invalid += each.rows["image_id"][bad].tolist()
     sentence = f"{len(invalid)} of {counted} adversarial images are invalid"
@@ -42,12 +43,12 @@ def validity(made: list[Made], images: Images) -> Verdict:
     )
 
 
-def _invalid(made: Made, images: Images) -> np.ndarray:
+def _invalid(made: Made) -> np.ndarray:
     """bool [N]."""
     rows = made.rows
-    if not np.array_equal(rows["image_id"], images.ids):
+    if not np.array_equal(rows["image_id"], made.clean.ids):
         return np.ones(len(rows["image_id"]), dtype=bool)
-    bad = np.asarray(rows["label"] != images.labels)
+    bad = np.asarray(rows["label"] != made.clean.labels)
     for name in ("l0", "l1", "l2", "linf"):
         bad |= ~np.isfinite(rows[name].astype(np.float64))
     if made.epsilon is not None:

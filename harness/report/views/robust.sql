@@ -35,15 +35,22 @@ left join attack a
     and a.image_id = e.image_id
 where e.split = 'test' and e.access <> 'clean';
 
--- The smallest change found that fools a network, of every test image and in each norm by itself: null where none
--- was found, and where the network errs on the clean image (is_right tells).
+-- The test images that a study's white box attacks; all where it has attacked none yet.
+create view in_white_box as
+with measured as (select distinct study, image_id from evaluation where split = 'test' and access = 'white_box')
+from measured
+union all
+select distinct study, image_id from clean where study not in (select study from measured);
+
+-- The smallest change found that fools a network, of every test image in the white box and in each norm by itself:
+-- null where none was found, and where the network errs on the clean image (is_right tells).
 create view smallest_change as
 with found as (
     select study, name, seed, image_id, min(l0) as l0, min(l1) as l1, min(l2) as l2, min(linf) as linf,
            min(mean_l1) as mean_l1
     from attacked where fooled group by study, name, seed, image_id
 )
-from clean left join found using (study, name, seed, image_id);
+from clean semi join in_white_box using (study, image_id) left join found using (study, name, seed, image_id);
 
 -- What a study's networks are to withstand: norm and radius of the attacks that the white box plans.
 create view threat_models as
