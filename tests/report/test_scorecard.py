@@ -187,3 +187,20 @@ def test_the_docs_have_every_rule():
     text = (root / "docs/scorecard.md").read_text()
     for claim in csv.DictReader((root / "harness/report/paper/claims.csv").read_text().splitlines()):
         assert f"| {claim['words']} | {claim['source']} | {claim['rule']} |" in text
+
+
+def test_more_defended_than_within_the_bound(store):
+    """Each network of the grid is right on 5 of DeepFool's 10 images; Wilson's interval of that is +-26.341."""
+    fill(store, Study(paper="mnist"))
+    rows = {row["item"]: row for row in scorecard(store, "above_estimate")}
+    within = {row["item"].split(":")[0]: row for row in scorecard(store, "within")}
+    row, share = rows["DeepFool"], within["DeepFool"]
+    assert len(rows) == 3 and row["verdict"] == "not shown"
+    assert [row["ours"], row["low"], row["high"]] == pytest.approx(
+        [
+            50 - share["ours"],
+            50 - share["ours"] - np.hypot(26.341, share["high"] - share["ours"]),
+            50 - share["ours"] + np.hypot(26.341, share["ours"] - share["low"]),
+        ],
+        abs=0.01,
+    )
