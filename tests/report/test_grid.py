@@ -1,5 +1,7 @@
 """The (k, n) grid, every attack on every network, and the paper's numbers beside ours, against the tables."""
 
+from dataclasses import replace
+
 import pytest
 from handmade import BASE, DEEPFOOL, GRID, WHITE_BOX, Study, fill
 from measured import Measured, clean, write
@@ -92,3 +94,14 @@ def test_every_number_of_the_paper_stands_beside_ours(connection):
     assert len(sigmas) == 24 and {row["verdict"] for row in sigmas} == {"not measured here"}  # 10 images
     unreadable = {row["source"] for row in rows if row["verdict"] == "unreadable"}
     assert unreadable == {"Table III", "V-E"}
+
+
+def test_one_number_of_table_3_can_be_read(tmp_path):
+    """C&W on MNIST, 17.85 % within the mean sigma, stands in the text (V-C)."""
+    store = Store(tmp_path / "results").open()
+    cw = replace(DEEPFOOL, name="cw_l2", title="C&W (l2)", method="cw_l2")
+    fill(store, Study(paper="mnist", attacks=(cw, DEEPFOOL)), right=lambda *_: 5)
+    with connect(store) as opened:
+        rows = query(opened, "from beside_paper where source = 'Table III'").to_pylist()
+    assert [(row["item"], row["paper"]) for row in rows] == [("C&W (l2)", 17.85), ("DeepFool", None)]
+    assert rows[0]["verdict"] in ("differs", "reproduced") and rows[1]["verdict"] == "unreadable"

@@ -190,7 +190,7 @@ def test_the_docs_have_every_rule():
 
 
 def test_more_defended_than_within_the_bound(store):
-    """Each network of the grid is right on 5 of DeepFool's 10 images; Wilson's interval of that is +-26.341."""
+    """Each network of the grid is right on 5 of DeepFool's 10 images; Wilson's interval: +-26.341."""
     fill(store, Study(paper="mnist"))
     rows = {row["item"]: row for row in scorecard(store, "above_estimate")}
     within = {row["item"].split(":")[0]: row for row in scorecard(store, "within")}

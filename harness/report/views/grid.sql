@@ -73,9 +73,12 @@ with sigmas as (
            if(layout = 'table7', 4, 3) as place, position
     from over_seeds where paper is not null
     union all by name
-    select study, 'Table III' as source, 'within the mean sigma' as what, attack_title as item,
-           within_mean_sigma as ours, images, seeds, 'unreadable' as verdict, 2 as place, position
-    from effectiveness_over_seeds where paper = 'unreadable'
+    select study, 'Table III' as source, 'within the mean sigma' as what, attack_title as item, paper, ours, low, high,
+           images, seeds,
+           case when verdict = 'not measured here' then null when paper is null then 'unreadable'
+                when differs_from_paper(ours, low, high, paper, 'mnist') then 'differs' else 'reproduced' end as verdict,
+           2 as place, place as position
+    from scorecard_within
     union all by name
     select u.study, 'V-E' as source, u.title as what, u.attack_title || ', white box' as item, u.accuracy as ours, u.low,
            u.high, u.images, u.seeds, 'unreadable' as verdict, 5 as place, u.position
