@@ -92,7 +92,7 @@ def report(studies: tuple[str, ...], out: Path, gallery: bool, results: str) -> 
     from importlib.metadata import version
 
     from harness.report.database import connect
-    from harness.report.page import page, shown
+    from harness.report.page import across, page, shown
     from harness.report.page.gallery import BYTES
 
     store = existing_store(results)
@@ -101,6 +101,9 @@ def report(studies: tuple[str, ...], out: Path, gallery: bool, results: str) -> 
     for name in studies or records:
         with connect(store, name, settled=True) as connection:
             pages.append(shown(connection, records[name]["study"], store if gallery else None, each))
+    if len(pages) > 1:
+        with connect(store) as connection:
+            pages[-1].sections.extend(across(connection))
     out.write_text(page(pages, version("harness")), encoding="utf-8")
     click.echo(f"{out}: {', '.join(studies or records)}, {out.stat().st_size / 1000:,.0f} kB")
 

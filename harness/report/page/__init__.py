@@ -16,10 +16,10 @@ from harness.report.figures import drawn
 from harness.report.figures.drawing import Drawing, svg
 from harness.report.page import heat_map
 from harness.report.page.gallery import BYTES, Galleries, galleries
-from harness.report.page.sections import SECTIONS, Section
+from harness.report.page.sections import ACROSS, SECTIONS, Section
 from harness.report.passport import bound_table, matrix, radii_tables
 from harness.report.recorded import Row
-from harness.report.tables import laid_out
+from harness.report.tables import complexity, laid_out
 from harness.report.tables.table import Table
 from harness.results.store import Store
 
@@ -84,6 +84,16 @@ def shown(
         [each for each in sections if each.tables or each.figures or each.heat_map or each.gallery],
         yaml.safe_dump(dict(settings), sort_keys=False, default_flow_style=None, width=100),
     )
+
+
+def across(connection: duckdb.DuckDBPyConnection) -> list[ShownSection]:
+    """What no study that ``connection`` holds says by itself: it goes to the end of the page."""
+    rows = query(connection, f"from {complexity.GROWTH.source}").to_pylist()
+    tables = [_table(f"{ACROSS.anchor}-growth", table) for table in complexity.GROWTH.lay_out({}, rows)]
+    figures = [drawing for name in ACROSS.figures for drawing in drawn(connection, {}, name)]
+    if not tables and not figures:
+        return []
+    return [ShownSection(ACROSS, tables, [ShownFigure(each, Markup(svg(each))) for each in figures], None)]
 
 
 def page(studies: Sequence[Shown], version: str) -> str:
