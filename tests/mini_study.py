@@ -137,7 +137,7 @@ def write(store: Store, cell: Cell) -> None:
     if cell.table == "training":
         store.write(cell, _training_rows(cell))
     elif cell.table == "evaluation":
-        store.write(cell, _evaluation_rows(cell))
+        store.write(cell, evaluation_rows(cell))
 
 
 def _training_rows(cell: Cell) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def _training_rows(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _evaluation_rows(cell: Cell) -> dict[str, Any]:
+def evaluation_rows(cell: Cell) -> dict[str, Any]:
     attack, epsilon = cell.columns["attack"], cell.columns["epsilon"]
     wrong = WRONG[attack, epsilon and round(255 * epsilon)]
     if cell.columns["method"] == "base":

@@ -7,6 +7,7 @@ and mistakes of typing are answered at once.
 from harness.cli.comparing import compare
 from harness.cli.exporting import export, figures
 from harness.cli.group import main
+from harness.cli.imaging import image
 from harness.cli.looking import describe, report, show, sql, studies, tables, ui
 from harness.cli.planning import benchmark, plan
 from harness.cli.running import STEP_COMMANDS, run, track
@@ -25,6 +26,7 @@ for _command in (
     sql,
     describe,
     report,
+    image,
     compare,
     export,
     figures,

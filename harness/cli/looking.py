@@ -87,8 +87,11 @@ def describe(name: str | None, kind: Any, results: str) -> None:
     show_default=True,
     help="The file.",
 )
+@click.option(
+    "--gallery/--no-gallery", default=True, help="With pictures of attacked images.  [default: with]"
+)
 @results_option
-def report(studies: tuple[str, ...], out: Path, results: str) -> None:
+def report(studies: tuple[str, ...], out: Path, gallery: bool, results: str) -> None:
     """One HTML file of STUDIES, all unless some are named: tables, figures, verdicts.
 
     It needs no network, sends nothing, and is made of the Parquet files alone.
@@ -96,14 +99,18 @@ def report(studies: tuple[str, ...], out: Path, results: str) -> None:
     from importlib.metadata import version
 
     from harness.report.database import connect
-    from harness.report.page import page, shown
+    from harness.report.page import across, page, shown
+    from harness.report.page.gallery import BYTES
 
     store = existing_store(results)
     records = store.studies()
-    pages = []
+    pages, each = [], BYTES // max(1, len(studies or records))
     for name in studies or records:
         with connect(store, name, settled=True) as connection:
-            pages.append(shown(connection, records[name]["study"]))
+            pages.append(shown(connection, records[name]["study"], store if gallery else None, each))
+    if len(pages) > 1:
+        with connect(store) as connection:
+            pages[-1].sections.extend(across(connection))
     out.write_text(page(pages, version("harness")), encoding="utf-8")
     click.echo(f"{out}: {', '.join(studies or records)}, {out.stat().st_size / 1000:,.0f} kB")
 
@@ -115,8 +122,8 @@ def report(studies: tuple[str, ...], out: Path, results: str) -> None:
 def ui(port: int, results: str, uri: str | None) -> None:
     """Start MLflow's UI on this machine alone, and print links.
 
-    It listens on 127.0.0.1. The links open the runs, the charts and the comparison of each study. Of a server
-    they are printed and nothing is started.
+    It listens on 127.0.0.1. The links open the report, the runs, the charts and the comparison of each study.
+    Of a server they are printed and nothing is started.
     """
     from harness.tracking.destination import destination
     from harness.tracking.sync import sync

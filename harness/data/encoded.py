@@ -1,4 +1,4 @@
-"""Encoded images (JPEG, PNG ...) to pixels, many at once, each named by its place where it is broken."""
+"""Encoded images (JPEG, PNG ...) to pixels, many at once, each named by its place; and one back."""
 
 import io
 from collections.abc import Iterator
@@ -40,6 +40,18 @@ def decode(images: Iterator[tuple[str, bytes | None]], count: int, mode: str) ->
                 pixels[done] = image
                 done += 1
     return pixels
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file, without loss, of one image: uint8 [C, H, W], C is 1 or 3."""
+    from PIL import Image
+
+    sink = io.BytesIO()
+    # Nothing but the values goes in, so that the same values are the same bytes.
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(
+        sink, "PNG", optimize=True
+    )
+    return sink.getvalue()
 
 
 def image_header(place: str, content: bytes | None) -> Any:

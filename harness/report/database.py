@@ -23,12 +23,26 @@ _SQL_TYPES = {
     pa.float64(): "double",
     pa.int32(): "integer",
     pa.int64(): "bigint",
+    pa.binary(): "blob",
     pa.list_(pa.int64()): "bigint[]",
 }
 # The files of views, each of which stands on those before it.
 CHAPTERS = (
-    *("arithmetic", "bound", "attacks", "fragility", "accuracies", "choices", "robust", "verdicts", "curves"),
-    *("statistics", "comparison", "lines", "certified", "ranking", "cells", "speed"),
+    *("arithmetic", "bound", "audit", "attacks", "fragility", "accuracies", "choices", "robust", "verdicts"),
+    *(
+        "curves",
+        "statistics",
+        "comparison",
+        "lines",
+        "certified",
+        "ranking",
+        "cells",
+        "images",
+        "speed",
+        "cost",
+        "versions",
+    ),
+    *("complexity", "contests", "scorecard", "grid"),
 )
 # What most tables stand on, each on those before it: see `settle`.
 SETTLED = ("accuracies", "smallest_change", "coverage", "robust", "bound_test", "credit", "verdicts")
@@ -53,6 +67,7 @@ def connect(store: Store, study: str | None = None, settled: bool = False) -> du
     planned = [row for name, record in records.items() for row in recorded.planned_rows(name, record)]
     networks = [row for name, record in records.items() for row in recorded.network_rows(name, record)]
     rekeyed = [row for name, record in records.items() for row in recorded.rekeyed_rows(name, record)]
+    code = [row for name, record in records.items() for row in recorded.code_rows(name, record)]
     cells = recorded.cells_of_no_study(files)
     for name, record in records.items():
         cells += recorded.cell_rows(name, record, files, failures)
@@ -66,6 +81,7 @@ def connect(store: Store, study: str | None = None, settled: bool = False) -> du
         _create(connection, "planned", recorded.PLANNED, planned)
         _create(connection, "networks", recorded.NETWORKS, networks)
         _create(connection, "rekeyed", recorded.REKEYED, rekeyed)
+        _create(connection, "code", recorded.CODE, code)
         readable = _create_tables(connection, root, cells)
         _create_views(connection, settled)
         _lock(connection, readable)
@@ -139,7 +155,15 @@ def _create_tables(connection: duckdb.DuckDBPyConnection, root: Path, cells: Ite
             readable += _create_table(connection, table, sorted(files[name]))
         else:
             _create_empty_table(connection, table)
+    _create_facts(connection, [name for name, table in SCHEMAS.items() if files[name] and table.of_studies])
     return readable
+
+
+def _create_facts(connection: duckdb.DuckDBPyConnection, tables: Iterable[str]) -> None:
+    """A view of what the files of these tables say of themselves beside their rows, as bytes."""
+    parts = [f"select key, value from parquet_kv_metadata(getvariable('{name}_files'))" for name in tables]
+    nothing = "select ''::blob as key, ''::blob as value where false"
+    connection.execute(f"create view stored_facts as {' union all '.join([nothing, *parts])}")
 
 
 def _create_table(connection: duckdb.DuckDBPyConnection, table: TableSchema, files: list[str]) -> list[str]:

@@ -67,7 +67,7 @@ def adversarial(store: Store, record: Mapping[str, Any]) -> Iterator[Adversarial
         taken.add(name)
         rows = store.rows(path)
         labels, ids = (rows[column].to_numpy().astype(np.int64) for column in ("label", "image_id"))
-        images = store.tensors_of(path)["adversarial"].astype(np.float32, copy=False)
+        images = store.tensors_at(path)["adversarial"].astype(np.float32, copy=False)
         yield Adversarial(name, images, labels, ids, about)
 
 

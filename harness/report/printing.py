@@ -22,7 +22,7 @@ Format = Literal["rich", "md", "csv"]
 
 SHOWN_ROWS = 200  # of a query's answer in a terminal; the other formats print all
 PIPED_WIDTH = 120  # columns of the rich format where the output is no terminal
-_ANY_WIDTH = 10_000  # a line too long is easier to read than columns squeezed to a letter
+ANY_WIDTH = 10_000  # a line too long is easier to read than columns squeezed to a letter
 
 
 def show(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...], format: Format) -> None:
@@ -41,7 +41,7 @@ def show_query(connection: duckdb.DuckDBPyConnection, sql: str, format: Format) 
     if len(answer) > SHOWN_ROWS:
         note = f"The first {SHOWN_ROWS} of {len(answer)} rows; --format csv prints all."
         table = replace(table, note=note)
-    print(render([table], format, width=_ANY_WIDTH), end="")
+    print(render([table], format, width=ANY_WIDTH), end="")
 
 
 def render(tables: Iterable[Table], format: Format, width: int | None = None) -> str:

@@ -51,6 +51,7 @@ REKEYED = {
     "cells": "integer",
     "sample": "integer",
 }
+CODE = {"study": "varchar", "package": "varchar", "digest": "varchar"}
 PLANNED = {
     "study": "varchar",
     "position": "integer",
@@ -108,6 +109,12 @@ def rekeyed_rows(study: str, record: Row) -> list[Row]:
             facts = {name: entry[name] for name in ("at", "cells", "sample")}
             rows.append({"study": study, **facts, "package": package, "before": before, "after": after})
     return rows[::-1]
+
+
+def code_rows(study: str, record: Row) -> list[Row]:
+    """The packages from outside that the study uses, with digests of their code."""
+    code = record["about"].get("code", {})
+    return [{"study": study, "package": package, "digest": digest} for package, digest in code.items()]
 
 
 def planned_rows(study: str, record: Row) -> list[Row]:

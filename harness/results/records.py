@@ -69,6 +69,42 @@ SCHEMAS = {
             ),
         ),
         TableSchema(
+            "classes",
+            ("dataset",),
+            pa.schema(
+                [
+                    CELL,
+                    column("label", pa.int32(), "class, as the other tables number it"),
+                    column("class_name", pa.string(), "what the data set calls it"),
+                ]
+            ),
+        ),
+        TableSchema(
+            "sample",
+            ("dataset",),
+            pa.schema(
+                [
+                    CELL,
+                    IMAGE,
+                    column(
+                        "picture",
+                        pa.string(),
+                        "image: the test image; other_class, any_class: the training image nearest to it",
+                    ),
+                    column("picture_id", pa.int64(), "position of the picture's image in its source"),
+                    LABEL,
+                    column(
+                        "distance",
+                        pa.float64(),
+                        "mean absolute pixel difference to the test image in [0, 1]; 0 for itself",
+                    ),
+                    column("pixels", pa.string(), "SHA-256 of the picture's values, uint8 [C, H, W]"),
+                    # Pillow and zlib may pack the same values in other bytes.
+                    column("png", pa.binary(), "the picture as a PNG file", circumstance=True),
+                ]
+            ),
+        ),
+        TableSchema(
             "attack",
             ("dataset", "split", "attack"),
             pa.schema(

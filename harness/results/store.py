@@ -226,10 +226,14 @@ class Store:
 
     def tensors(self, cell: Cell) -> dict[str, np.ndarray]:
         """The cell's tensors, their digest verified; HarnessError names a damaged file."""
-        return self.tensors_of(cell.path)
+        return self.tensors_at(cell.path)
 
-    def tensors_of(self, cell: Path) -> dict[str, np.ndarray]:
-        """Those of the cell whose Parquet file is at a path below the root, which has some."""
+    def has_tensors(self, cell: Path) -> bool:
+        """Whether the cell whose Parquet file is at a path has tensors beside it."""
+        return self.folder.info(tensors_path(cell)) is not None
+
+    def tensors_at(self, cell: Path) -> dict[str, np.ndarray]:
+        """The tensors of the cell whose Parquet file is at a path below the root, as by ``tensors``."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 

@@ -27,6 +27,8 @@ from harness.study.trainings import Network
 # schema version 3, each within 24 %; more since for columns and versions that came after it.
 _TABLE_BYTES = {
     "bound": (3_780, 10.1),
+    "classes": (3_000, 12.0),
+    "sample": (8_800, 75.0),
     "attack": (14_700, 26.0),
     "evaluation": (14_900, 3.6),
     "training": (11_710, 5.4),

@@ -46,11 +46,13 @@ class Plan:
     ``tested``: all networks, once for each seed whose attacks they meet. ``black_box``: on test images, and
     on ``validation`` images what is chosen on them. ``white_box`` are attacks made on each network; what the
     base networks' attacks measured already is in ``measured``, what is measured on a base network that is
-    another's twin in ``copied``.
+    another's twin in ``copied``. ``sample``: pictures of some test images, None where none are kept.
     """
 
     ground: Ground
     bounds: Mapping[str, Cell]
+    classes: Cell
+    sample: Cell | None
     bases: tuple[Network, ...]
     attacks: tuple[PlannedAttack, ...]
     defended: tuple[Network, ...]
@@ -73,6 +75,11 @@ class Plan:
     def code(self) -> Mapping[str, str]:
         """The packages from outside that the study names, with the digests of their sources."""
         return {package: digest for package, digest in self.ground.code.items() if digest}
+
+    @property
+    def of_images(self) -> list[Cell]:
+        """What follows from the images alone: their bound, the names of their classes, pictures of some."""
+        return [*self.bounds.values(), self.classes, *([self.sample] if self.sample else [])]
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -100,7 +107,7 @@ class Plan:
         evaluations = [*self.black_box_cells(), *self.white_box_cells()]
         checks = [check.cell for check in self.checks]
         certified = [planned.cell for planned in self.certified]
-        return [*self.bounds.values(), *attacks, *networks, *evaluations, *checks, *certified]
+        return [*self.of_images, *attacks, *networks, *evaluations, *checks, *certified]
 
 
 def packages(study: Study) -> tuple[str, ...]:
@@ -171,6 +178,8 @@ def plan(
     return Plan(
         ground,
         bounds,
+        _classes(ground, fingerprint),
+        _sample(ground, bounds["test"]),
         bases,
         tuple(attacks),
         tuple(defended),
@@ -229,3 +238,24 @@ def _attacked(study: Study) -> dict[str, Any]:
 def _bound(ground: Ground, split: str) -> Cell:
     identity = {"queries": ground.data[split], "database": ground.data["train"]}
     return Cell("bound", ground.partition(split=split), {}, identity, title=f"bound of the {split} images")
+
+
+def _classes(ground: Ground, fingerprint: str) -> Cell:
+    """The names of the classes that are kept, whichever images of them are."""
+    dataset = ground.study.dataset
+    drawn = {"classes": dataset.classes, "seed": dataset.seed} if dataset.classes is not None else {}
+    identity = {"fingerprint": fingerprint, **drawn}
+    return Cell("classes", ground.partition(), {}, identity, title="names of the classes")
+
+
+def _sample(ground: Ground, bound: Cell) -> Cell | None:
+    """Pictures of test images, drawn by their ``bound``."""
+    count = ground.study.pictures
+    identity = {
+        "images": ground.data["test"],
+        "database": ground.data["train"],
+        "neighbours": ground.study.neighbours,
+        "count": count,
+    }
+    title = f"pictures of {count} test images"
+    return Cell("sample", ground.partition(), {}, identity, (bound,), title=title) if count else None

@@ -192,6 +192,10 @@ class Study(Settings):
         description="a base network, attacks and all defenses for each; images and bound are shared",
     )
     dataset: DatasetSpec
+    pictures: Annotated[int, Field(ge=0)] = Field(
+        40,
+        description="test images kept as pictures with their nearest neighbours, for the report; 0: none",
+    )
     neighbours: Neighbours = Field(
         "other_class", description="whose distance gives sigma downstream (III-A: other_class)"
     )

@@ -17,8 +17,17 @@ from typing import Any
 
 from harness.results.store import Store
 from harness.tracking import marks
-from harness.tracking.destination import DATABASE, Destination, Selection, TrackingError, database_path
-from harness.tracking.runs import HEADLINE, TrackedRun
+from harness.tracking.destination import (
+    ARTIFACTS,
+    DATABASE,
+    Destination,
+    Selection,
+    TrackingError,
+    artifact_folder,
+    database_path,
+)
+from harness.tracking.held import NETWORK, PARENT, STUDY, Sent, StudyRuns
+from harness.tracking.runs import TrackedRun
 
 _BATCH = 900  # MLflow takes 1000 items a call, parameters included
 _PAGE = 1000  # runs of a search
@@ -38,11 +47,11 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Sent:
-    """A run that MLflow has: ids of its experiment and of itself."""
+class Kept:
+    """What MLflow has of a study: the runs of its networks, by cell, and its own."""
 
-    experiment: str
-    run: str
+    networks: dict[str, Sent]
+    study: Sent | None
 
 
 class Client:
@@ -52,6 +61,7 @@ class Client:
         from mlflow import MlflowClient
 
         self._mlflow = MlflowClient(uri)
+        self.studies = StudyRuns(self._mlflow)
 
     def experiment(self, dataset: str, artifacts: str | None) -> str:
         """The id of the data set's experiment, which is made or restored where it is not there."""
@@ -62,21 +72,27 @@ class Client:
             self._mlflow.restore_experiment(there.experiment_id)
         return str(there.experiment_id)
 
-    def keep(self, selected: Selection, wanted: Mapping[str, str]) -> dict[str, Sent]:
-        """Delete the study's runs that are out of date, unfinished or double; the others, by cell.
+    def keep(self, selected: Selection, experiment: str | None, wanted: Mapping[str, str]) -> Kept:
+        """Delete the study's runs that are out of date, unfinished or double; the others.
 
-        ``wanted``: cell -> digest of all that its run is made from.
+        ``wanted``: cell -> digest of all that its run is made from. The study's own run stays in its
+        ``experiment``.
         """
         kept: dict[str, Sent] = {}
+        study = None
         for run in self._runs(selected):
-            cell = run.data.tags.get("cell", "")
-            is_wanted = cell in wanted and run.data.tags.get("digest") == wanted[cell]
-            is_whole = run.info.status == "FINISHED" and is_wanted
-            if is_whole and cell not in kept:
-                kept[cell] = Sent(run.info.experiment_id, run.info.run_id)
+            tags = run.data.tags
+            sent = Sent(run.info.experiment_id, run.info.run_id, tags.get(PARENT))
+            cell = tags.get("cell", "")
+            is_whole = run.info.status == "FINISHED" and tags.get("digest") == wanted.get(cell, "")
+            is_here = sent.experiment == experiment
+            if tags.get("kind") == STUDY and is_here and study is None:
+                study = sent
+            elif tags.get("kind") == NETWORK and is_whole and cell not in kept:
+                kept[cell] = sent
             else:
-                self._mlflow.delete_run(run.info.run_id)
-        return kept
+                self._mlflow.delete_run(sent.run)
+        return Kept(kept, study)
 
     def _runs(self, selected: Selection) -> list[Any]:
         """The study's runs in all experiments."""
@@ -94,7 +110,7 @@ class Client:
         """Write one run. It counts as there once it is finished, which is said last."""
         from mlflow.entities import Metric, Param
 
-        tags = {**run.tags, **tags}
+        tags = {**run.tags, **tags, "kind": NETWORK}
         made = self._mlflow.create_run(experiment, start_time=run.started, tags=tags, run_name=run.name)
         number = str(made.info.run_id)
         params = [Param(name, value) for name, value in run.params.items()]
@@ -103,23 +119,25 @@ class Client:
         for start in range(_BATCH, len(metrics), _BATCH):
             self._mlflow.log_batch(number, metrics[start : start + _BATCH])
         self._mlflow.set_terminated(number, end_time=run.ended)
-        return Sent(experiment, number)
+        return Sent(experiment, number, tags.get(PARENT))
 
-    def share_view(self, experiments: Sequence[str], selected: Selection, metrics: Sequence[str]) -> None:
-        """Leave the table of a study's runs, with these metrics, as a view that MLflow's users share.
+    def share_view(self, experiment: str, selected: Selection, order: str, metrics: Sequence[str]) -> None:
+        """Leave a study's networks, the highest first by ``order``, as a view that MLflow's users share.
 
-        MLflow keeps those as tags of the experiment.
+        It shows these metrics, k and n, and the checks' verdict; in charts all networks instead of ten.
+        MLflow keeps views as tags of the experiment.
         """
-        columns = [f"metrics.`{name}`" for name in metrics] + [f"params.`{name}`" for name in ("k", "n")]
+        columns = [f"metrics.`{name}`" for name in metrics]
+        columns += ["params.`k`", "params.`n`", "tags.`verdict`"]
         view = {
-            "searchFilter": selected.filter,
-            "orderByKey": f"metrics.`{HEADLINE}`",
+            "searchFilter": selected.networks,
+            "orderByKey": f"metrics.`{order}`",
             "orderByAsc": False,
             "selectedColumns": columns,
+            "runsHiddenMode": "SHOWALL",
         }
-        for experiment in experiments:
-            tag = f"mlflow.sharedViewState.{selected.view}"
-            self._mlflow.set_experiment_tag(experiment, tag, json.dumps(view))
+        tag = f"mlflow.sharedViewState.{selected.view}"
+        self._mlflow.set_experiment_tag(experiment, tag, json.dumps(view))
 
 
 def _pages(call: Callable[[str | None], Any]) -> list[Any]:
@@ -172,6 +190,8 @@ def _prepare_database(store: Store, to: Destination) -> None:
     database = to.file
     if database and database.exists() and database.stat().st_size:
         _check_database(database)
+        if to.own:
+            _move_artifacts(database, artifact_folder(to).as_uri())
     elif to.own:
         _make_database(store)
 
@@ -184,6 +204,22 @@ def _check_database(path: Path) -> None:
         connection.rollback()
     if verdict != "ok":
         raise sqlite3.DatabaseError(verdict)
+
+
+def _move_artifacts(path: Path, root: str) -> None:
+    """Point a database that moved with its folder, or was copied, to the files beside it.
+
+    MLflow keeps absolute addresses of them, and has no way to change one.
+    """
+    columns = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
+    with closing(sqlite3.connect(path, timeout=_BUSY_S)) as connection, connection:
+        for table, column in columns:
+            place = f"instr({column}, '/{ARTIFACTS}')"
+            connection.execute(
+                f"update {table} set {column} = ? || substr({column}, {place} + ?) "
+                f"where {place} > 0 and substr({column}, 1, ?) <> ?",
+                (root, len(ARTIFACTS) + 1, len(root), root),
+            )
 
 
 def _make_database(store: Store) -> None:

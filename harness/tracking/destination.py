@@ -10,7 +10,7 @@ from harness.errors import HarnessError
 from harness.results.store import Store
 from harness.tracking.runs import digest
 
-DATABASE = "mlflow.db"
+DATABASE, ARTIFACTS = "mlflow.db", ".mlflow-artifacts"
 
 
 class TrackingError(HarnessError):
@@ -70,6 +70,11 @@ class Selection:
         return f'tags.study = "{self.study}"{owned}'
 
     @property
+    def networks(self) -> str:
+        """As MLflow searches for those of networks, without the study's own."""
+        return f'{self.filter} and tags.kind = "network"'
+
+    @property
     def view(self) -> str:
         """The name of the table that MLflow shows of them."""
         return f"{self.study}-{self.owner[:8]}" if self.owner else self.study
@@ -100,6 +105,7 @@ def database_path(store: Store) -> Path:
     return state_folder(store) / DATABASE
 
 
-def artifact_root(store: Store) -> str:
-    """Never written, but MLflow insists on a place and would take one in the current folder."""
-    return (state_folder(store) / ".mlflow-artifacts").as_uri()
+def artifact_folder(to: Destination) -> Path:
+    """Where reports lie that no server keeps: beside the database."""
+    assert to.file is not None, "a server has a place of its own"
+    return to.file.resolve().parent / ARTIFACTS

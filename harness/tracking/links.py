@@ -7,7 +7,7 @@ from harness.errors import HarnessError
 from harness.results.store import Store
 from harness.tracking import marks
 from harness.tracking.destination import destination, selection
-from harness.tracking.runs import HEADLINE
+from harness.tracking.study_run import REPORT
 
 # Without the workflow type an experiment opens on an overview of language-model traces.
 _WORKFLOW = {"workflowType": "machine_learning"}
@@ -16,7 +16,7 @@ _WORKFLOW = {"workflowType": "machine_learning"}
 def links(
     store: Store, study: str, base_url: str = "http://127.0.0.1:5000", uri: str | None = None
 ) -> dict[str, str]:
-    """The study's ``runs`` as a table (best worst case first), as ``charts``, and side by side (``compare``).
+    """The study's ``report``, its ``runs`` as a table (best worst case first), as ``charts``, to ``compare``.
 
     Raises HarnessError where the study was never synced.
     """
@@ -28,15 +28,12 @@ def links(
         )
     # The table shows no metric unless it is told to, and that fits in no address: see `Client.share_view`.
     table = {"viewStateShareKey": selected.view}
-    charts = {
-        "compareRunsMode": "CHART",
-        "orderByKey": f"metrics.`{HEADLINE}`",
-        "orderByAsc": "false",
-        "searchFilter": selected.filter,
-    }
+    charts = table | {"compareRunsMode": "CHART"}
     compare = {"runs": json.dumps(mark.runs), "experiments": json.dumps(mark.experiments)}
     experiment = f"{base_url}/#/experiments/{mark.experiments[0]}/runs"
+    report = f"{base_url}/#/experiments/{mark.experiments[0]}/runs/{mark.study}/artifacts/{REPORT}"
     return {
+        "report": _address(report, _WORKFLOW),
         "runs": _address(experiment, _WORKFLOW | table),
         "charts": _address(experiment, _WORKFLOW | charts),
         "compare": _address(f"{base_url}/#/compare-runs", compare | _WORKFLOW),

@@ -10,20 +10,23 @@ from pathlib import Path
 
 from harness.results.store import Store
 from harness.results.studies import STUDIES
-from harness.tracking.destination import Destination, database_path, state_folder
+from harness.tracking.destination import Destination, artifact_folder, database_path, state_folder
 from harness.tracking.runs import digest
+from harness.tracking.study_run import REPORT
 
 
 @dataclass(frozen=True)
 class Mark:
     """What was sent. ``digest``: of all cells that the runs were made from; ids of experiments and runs.
 
+    ``study``: the id of the study's own run.
     ``number`` and ``bytes`` of the results' own database as it was left, None of other destinations.
     """
 
     digest: str
     experiments: list[str]
     runs: list[str]
+    study: str | None = None
     number: int | None = None
     bytes: int | None = None
 
@@ -53,6 +56,8 @@ def is_up_to_date(store: Store, study: str, to: Destination, digest: str) -> boo
     """
     mark, path = read(store, study, to), database_path(store)
     if mark is None or mark.digest != digest or mark.bytes is None or not path.exists():
+        return False
+    if mark.study and not (artifact_folder(to) / mark.study / "artifacts" / REPORT).exists():
         return False
     database = path.stat()
     return database.st_ino == mark.number and database.st_size >= mark.bytes

@@ -2,75 +2,97 @@
 
 import fcntl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from harness.errors import HarnessError, did_you_mean
 from harness.results.store import Store
-from harness.tracking import marks, runs
-from harness.tracking.client import Sent, connected
-from harness.tracking.destination import TrackingError, artifact_root, destination, selection, state_folder
+from harness.tracking import marks, runs, study_run
+from harness.tracking.client import connected
+from harness.tracking.destination import TrackingError, artifact_folder, destination, selection, state_folder
+from harness.tracking.headline import headlines
+from harness.tracking.held import PARENT, Owned, Sent
 from harness.tracking.marks import Mark
-from harness.tracking.runs import CONTENT_VERSION, HEADLINE, digest
+from harness.tracking.runs import CONTENT_VERSION, TrackedStudy, digest
 
-_TABLES = ("training", "evaluation", "check", "certified")
+_TABLES = ("training", "evaluation")
 _LOCK_S = 60  # another driver may be writing many runs
 
 
 def sync(
     store: Store, study: str, uri: str | None = None, progress: Callable[[int, int], None] | None = None
 ) -> int:
-    """Bring the study's runs up to date with its Parquet files; returns how many were written.
+    """Bring the study's runs up to date with its Parquet files; returns how many networks' were written.
 
-    Runs made from the same cells stay, others are deleted and made anew. ``progress`` is called with the runs
-    written and to write, from none written on. Raises TrackingError where MLflow is away, another
-    HarnessError for an unknown study, a damaged file or a ``uri`` that is none.
+    Runs made from the same cells stay, others are deleted and made anew; the study's own run, above them,
+    gets the report. ``progress`` is called with the runs written and to write, from none written on. Raises
+    TrackingError where MLflow is away, another HarnessError for an unknown study, a damaged file or a ``uri``
+    that is none.
     """
     to = destination(store, uri)
-    cells = _finished(store, study)
-    overall = digest(CONTENT_VERSION, to.uri, sorted(cells))
+    record = _record(store, study)
+    inputs = study_run.inputs(store, study, record)
+    overall = digest(CONTENT_VERSION, to.uri, inputs)
     # Only what lies beside the results is known to be as it was left: a server is asked each time.
     if to.own and marks.is_up_to_date(store, study, to, overall):
         return 0
-    networks = runs.networks(store, list(cells.values()), runs.headlines(store, study))
-    names = runs.metric_names(networks)
-    wanted = {network.cell: network.digest(names) for network in networks}
+    found = runs.tracked_study(store, study, _finished(store, record), headlines(store, study))
+    wanted = {network.cell: found.digest(network) for network in found.networks}
     selected = selection(store, study, to)
     with _locked(store), connected(store, to) as client:
-        sent = client.keep(selected, wanted)
-        pending = [network for network in networks if network.cell not in sent]
-        artifacts = None if to.is_server else artifact_root(store)
-        experiments: dict[str, str] = {}
+        if not found.networks:
+            client.keep(selected, None, {})
+            marks.leave(store, study, to, Mark(overall, [], []))
+            return 0
+        artifacts = None if to.is_server else artifact_folder(to).as_uri()
+        experiment = client.experiment(found.networks[0].dataset, artifacts)
+        kept = client.keep(selected, experiment, wanted)
+        owned = _owned(store, found)
+        above = kept.study or client.studies.make(experiment, owned)
+        sent = dict(kept.networks)
+        pending = [network for network in found.networks if network.cell not in sent]
         for done, network in enumerate(pending):
             if progress:
                 progress(done, len(pending))
-            if network.dataset not in experiments:
-                experiments[network.dataset] = client.experiment(network.dataset, artifacts)
-            tags = {"study": study, "owner": store.identity(), "digest": wanted[network.cell]}
-            run = runs.tracked_run(store, network, names)
-            sent[network.cell] = client.write(experiments[network.dataset], run, tags)
+            tags = {**owned.tags, "digest": wanted[network.cell], PARENT: above.run}
+            sent[network.cell] = client.write(experiment, runs.tracked_run(store, found, network), tags)
         if progress and pending:
             progress(len(pending), len(pending))
-        mark = _mark(overall, [sent[cell] for cell in wanted])
-        judged = dict.fromkeys(metric for network in networks for metric in network.headline.metrics)
-        columns = [*judged, HEADLINE, runs.CLEAN, *names.values()]
-        client.share_view(mark.experiments, selected, columns)
-        marks.leave(store, study, to, mark)
+        ordered = [sent[cell] for cell in wanted]
+        client.share_view(experiment, selected, found.order, found.columns)
+        # The report comes after all else, which can be looked at where no report can be kept.
+        marks.leave(store, study, to, _mark("", above, ordered))
+        if not client.studies.is_up_to_date(above, inputs):
+            above = client.studies.hold(above, owned, inputs, study_run.made(store, study, record))
+        client.studies.put_below(above, ordered)
+        marks.leave(store, study, to, _mark(overall, above, ordered))
     return len(pending)
 
 
-def _finished(store: Store, study: str) -> dict[str, str]:
-    """The cells that runs are made from and that are done: key -> path. HarnessError for an unknown study."""
+def _owned(store: Store, found: TrackedStudy) -> Owned:
+    times = [int(1000 * store.modified(network.path)) for network in found.networks]
+    return Owned({"study": found.name, "owner": store.identity()}, min(times), max(times))
+
+
+def _record(store: Store, study: str) -> dict[str, Any]:
+    """HarnessError for an unknown study."""
     records = store.studies()
     if study not in records:
         raise HarnessError(f"no study '{study}' in '{store.folder}'{did_you_mean(study, records)}")
+    return records[study]
+
+
+def _finished(store: Store, record: Mapping[str, Any]) -> list[str]:
+    """Paths of the cells that runs are made from and that are done."""
     files = {path.as_posix() for path in store.files()}
-    cells = [cell for cell in records[study]["cells"] if cell["table"] in _TABLES]
-    return {cell["key"]: cell["path"] for cell in cells if cell["path"] in files}
+    paths = [cell["path"] for cell in record["cells"] if cell["table"] in _TABLES]
+    return [path for path in dict.fromkeys(paths) if path in files]
 
 
-def _mark(overall: str, sent: list[Sent]) -> Mark:
-    return Mark(overall, sorted({run.experiment for run in sent}), [run.run for run in sent])
+def _mark(overall: str, above: Sent, ordered: list[Sent]) -> Mark:
+    experiments = sorted({run.experiment for run in ordered})
+    return Mark(overall, experiments, [run.run for run in ordered], above.run)
 
 
 @contextmanager

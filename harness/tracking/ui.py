@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 from harness.errors import HarnessError
 from harness.results.store import Store
-from harness.tracking.destination import artifact_root, destination
+from harness.tracking.destination import artifact_folder, destination
 from harness.tracking.links import all_links, has_runs
 
 _START_TIMEOUT_S = 60
@@ -53,7 +53,7 @@ def serve(
             "`harness track` where the results are there"
         )
     _check_port(host, port)
-    command = _command(to.uri, artifact_root(store), host, port)
+    command = _command(to.uri, artifact_folder(to).as_uri(), host, port)
     base_url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     with tempfile.TemporaryFile() as log, _termination_unwinds():
         # Its own session: the group can be ended as a whole, and Ctrl-C reaches only this process.

@@ -32,7 +32,7 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     results = tmp_path / "results"
     code, output = call("run", study(), "--results", results)
     assert code == 0
-    assert "30 cells made, 4 MLflow runs written" in output
+    assert "32 cells made, 4 MLflow runs written" in output
     for title in (
         "Table II: sigma",
         "Table III: effectiveness",
@@ -46,7 +46,7 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     assert (code, snapshot(results)) == (0, before)
     assert "0 cells made, 0 MLflow runs written" in output
 
-    assert call("verify", "--results", results) == (0, "30 cells whole, 0 files damaged\n")
+    assert call("verify", "--results", results) == (0, "32 cells whole, 0 files damaged\n")
     code, output = call("tables", "table2", "--format", "csv", "--results", results)
     assert output.startswith("study,dataset,neighbours,k,sigma_min")
     code, output = call(
@@ -61,7 +61,7 @@ def test_a_study_from_start_to_tables(study, tmp_path):
     assert str(damaged) in output
     code, output = call("verify", "--repair", "--results", results)
     assert code == 0
-    assert "29 cells whole, 1 files damaged and removed" in output
+    assert "31 cells whole, 1 files damaged and removed" in output
     assert not damaged.exists()
     code, output = call("run", study(), "--results", results)
     assert "1 cells made" in output
@@ -74,7 +74,7 @@ def test_a_study_from_start_to_tables(study, tmp_path):
 def test_one_step_alone(study, tmp_path):
     code, output = call("bound", study(), "--results", tmp_path / "r")
     assert code == 0
-    assert "2 cells made" in output
+    assert "4 cells made" in output
     assert "starts from what 'base-network' makes" in refused("attack", study(), "--results", tmp_path / "r")
 
 
@@ -90,7 +90,7 @@ def test_a_cell_that_fails_is_a_hole(study, tmp_path, monkeypatch):
         patch.setattr(DeepFool, "perturb", raising)
         code, output = call("run", study(), "--results", results)
     assert code == 1
-    assert "25 cells made" in output
+    assert "27 cells made" in output
     told = "1 cell failed and 4 wait for them; the same command tries again:\n"
     assert f"{told}  deepfool on test images: RuntimeError: shapes [differ]" in output
     assert re.search(r"DeepFool +2 +- +- +-", output)

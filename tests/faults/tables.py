@@ -87,7 +87,7 @@ def step_of(cell: str) -> str:
         )
     if table == "evaluation":
         return "white-box" if partition["access"] == "white_box" else "black-box"
-    return table
+    return {"classes": "bound", "sample": "bound"}.get(table, table)
 
 
 def current_step(results: Path, wanted: Mapping[str, str]) -> str:

@@ -53,7 +53,7 @@ def test_the_attack_with_the_longest_blocks_is_made_first(finished):
 def test_all_cells_are_there_and_whole(finished):
     run, _, results = finished
     recorded = run.store.studies()["tiny"]["cells"]
-    assert len(recorded) == 2 + 4 + 4 + 16 + 4
+    assert len(recorded) == 4 + 4 + 4 + 16 + 4
     assert all((results / cell["path"]).exists() for cell in recorded)
     assert [damage for _, damage in verify(run.store) if damage] == []
     assert not list(results.rglob("*.checkpoint")) + list(results.rglob("*.tmp"))
@@ -244,7 +244,7 @@ def test_where_the_base_network_fails_the_bound_is_made(tiny, tmp_path, monkeypa
     assert (
         len(run.failed) == 1 + 4 + 2 + 1 + 16 + 4
     )  # base, attacks, defenses, baseline, black box, white box
-    assert {path.split("/")[0] for path in snapshot(tmp_path)} == {"bound"}
+    assert {path.split("/")[0] for path in snapshot(tmp_path)} == {"bound", "classes", "sample"}
 
 
 def test_an_attack_that_raises_fails_alone(tiny, tmp_path, monkeypatch):
@@ -410,7 +410,7 @@ def test_each_seed_is_what_it_is_alone(finished, tiny, tmp_path):
     run = run_study(tiny, tmp_path, seeds=[1, 0])
     alone, both = snapshot(results), snapshot(tmp_path)
     assert alone.items() <= both.items()
-    assert len(both) == 2 * len(alone) - 2
+    assert len(both) == 2 * len(alone) - 4
     assert run.failed == {}
 
 
@@ -433,8 +433,9 @@ def test_the_bound_alone_asks_for_no_weights(tiny, tmp_path):
     network = {"architecture": "vgg16", "pretrained": True, "weights": str(tmp_path / "none.safetensors")}
     study, store = build({**tiny, "network": network}), Store(tmp_path / "results")
     run = prepare(study, store, None, Silence(), ("bound",))
-    assert run_steps(run, ("bound",)) == 2
-    assert {cell["table"] for cell in store.studies()["tiny"]["cells"]} == {"bound"}
+    assert run_steps(run, ("bound",)) == 4
+    tables = {cell["table"] for cell in store.studies()["tiny"]["cells"]}
+    assert tables == {"bound", "classes", "sample"}
     with pytest.raises(HarnessError, match="weights: no file"):
         prepare(study, store, None, Silence())
 
@@ -456,9 +457,9 @@ def test_the_bound_alone_of_other_images_is_recorded(finished, tiny, tmp_path):
     store = Store(tmp_path / "copy")
     fewer = build({**tiny, "dataset": {**tiny["dataset"], "train_limit": 100}})
     run = prepare(fewer, store, None, Silence(), ("bound",))
-    assert run_steps(run, ("bound",)) == 2
+    assert run_steps(run, ("bound",)) == 3, "the classes are the same"
     recorded = store.studies()["tiny"]
     assert recorded["study"]["dataset"]["train_limit"] == 100
     assert {cell["path"] for cell in recorded["cells"]} == {
-        cell.path.as_posix() for cell in run.plan.bounds.values()
+        cell.path.as_posix() for cell in run.plan.of_images
     }

@@ -37,7 +37,7 @@ def findings(store, count=100, seed=0, study=None):
 
 def test_every_cell_made_again_is_equal(finished):
     found = findings(finished.store)
-    assert len(found) == 30
+    assert len(found) == 32
     assert set(found.values()) == {()}
 
 
@@ -46,7 +46,8 @@ def test_a_bound_is_made_again_without_the_weights(tmp_path):
     network = {"architecture": "vgg16", "pretrained": True, "weights": str(tmp_path / "none.safetensors")}
     study, store = build({**tiny_study(), "network": network}), Store(tmp_path / "results")
     run_steps(prepare(study, store, None, Silent(), ("bound",)), ("bound",))
-    assert findings(store) == {"bound of the train images": (), "bound of the test images": ()}
+    titles = ("bound of the train images", "bound of the test images", "names of the classes")
+    assert findings(store) == dict.fromkeys([*titles, "pictures of 40 test images"], ())
 
 
 def test_what_is_recorded_of_a_study_stays(copy):

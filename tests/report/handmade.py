@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.data.encoded import png
 from harness.results.cells import Cell
 from harness.results.records import SCHEMA_VERSION
 from harness.results.store import Store
@@ -99,12 +100,20 @@ class Study:
     attacks: tuple[Attack, ...] = (*FGSM, DEEPFOOL)
     white_box: dict[int, tuple[Network, ...]] = field(default_factory=lambda: {0: (BASE, GRID[1])})
     test_images: str = "all"  # of another subset, all cells of the test images are others
+    pictures: bool = False  # whether names of classes, pictures and adversarial images are kept
 
     def bounds(self) -> list[Cell]:
         return [
             Cell("bound", {"dataset": self.dataset, "split": split}, {}, {"images": images})
             for split, images in (("train", "all"), ("test", self.test_images))
         ]
+
+    def kept_cells(self) -> list[tuple[Cell, dict[str, Any]]]:
+        """Names of the classes and pictures, with their rows."""
+        if not self.pictures:
+            return []
+        tables = {"classes": {"label": [0, 1], "class_name": ["cat", "dog"]}, "sample": sample_rows()}
+        return [(Cell(name, {"dataset": self.dataset}, {}, {}), rows) for name, rows in tables.items()]
 
     def attack_cells(self) -> list[tuple[int, str, Attack, Cell]]:
         """(seed, split, attack, cell): of the training images what adversarial training needs."""
@@ -133,6 +142,7 @@ class Study:
     def cells(self) -> list[tuple[Cell, str, str]]:
         """(cell, step, title)."""
         cells = [(cell, "bound", "a bound") for cell in self.bounds()]
+        cells += [(cell, "bound", cell.table) for cell, _ in self.kept_cells()]
         cells += [
             (cell, "attack", f"{attack.name} on {split}") for _, split, attack, cell in self.attack_cells()
         ]
@@ -253,17 +263,60 @@ def fill(
     for position, cell in enumerate(study.bounds()):
         if keep(cell):
             store.write(cell, bound_rows(position))
+    for cell, rows in study.kept_cells():
+        if keep(cell):
+            store.write(cell, rows)
     for position, (*_, cell) in enumerate(study.attack_cells()):
         if keep(cell):
-            store.write(cell, attack_rows(position))
-    for network, attack, seed, cell in study.evaluations():
+            tensors = {"adversarial": adversarial(position)} if study.pictures else None
+            store.write(cell, attack_rows(position), tensors)
+    for place, (network, attack, seed, cell) in enumerate(study.evaluations()):
         if keep(cell):
-            store.write(cell, evaluation_rows(right(network, attack, seed)))
+            rows = evaluation_rows(right(network, attack, seed))
+            if study.pictures and cell.partition["access"] == "white_box":
+                changes = {name: attack_rows(place)[name] for name in ("mean_l1", "l0", "l1", "l2", "linf")}
+                store.write(cell, rows | changes, {"adversarial": adversarial(place)})
+            else:
+                store.write(cell, rows)
     write_record(store, study.name, study.record())
 
 
 def write_record(store: Store, name: str, record: dict[str, Any]) -> None:
     store.folder.write(f"studies/{name}.json", json.dumps(record).encode())
+
+
+def clean_images() -> np.ndarray:
+    """The test images, uint8 [10, 3, 4, 5]."""
+    return np.random.default_rng(100).integers(0, 256, (IMAGES, 3, 4, 5), np.uint8)
+
+
+def neighbour_images() -> np.ndarray:
+    """A training image of another class for each."""
+    return 255 - clean_images()
+
+
+def adversarial(draw: int) -> np.ndarray:
+    """The test images changed a little, float32 in [0, 1]."""
+    change = np.random.default_rng(draw).uniform(-0.04, 0.04, clean_images().shape)
+    return np.clip(clean_images() / 255 + change, 0, 1).astype(np.float32)
+
+
+SAMPLED = (8, 1, 7, 3, 4, 5)  # images, in the order of their sigma or any other
+
+
+def sample_rows() -> dict[str, Any]:
+    """18 rows: 6 images, themselves, their neighbours of another class, and of any class themselves again."""
+    images = list(SAMPLED)
+    shown = {"image": clean_images(), "other_class": neighbour_images(), "any_class": clean_images()}
+    return {
+        "image_id": images * 3,
+        "picture": [picture for picture in shown for _ in images],
+        "picture_id": [*images, *(50 + image for image in images), *(70 + image for image in images)],
+        "label": [*LABELS[images], *(1 - LABELS[images]), *LABELS[images]],
+        "distance": [0.0] * 6 + [0.1] * 6 + [0.05] * 6,
+        "pixels": ["of no interest here"] * 18,
+        "png": [png(pictures[image]) for pictures in shown.values() for image in images],
+    }
 
 
 def bound_rows(draw: int) -> dict[str, Any]:

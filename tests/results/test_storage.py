@@ -286,7 +286,7 @@ def test_a_study_in_an_object_store(here, tiny, object_store, tmp_path, monkeypa
 @pytest.mark.ray
 def test_workers_write_to_an_object_store(here, tiny, object_store, ray_session):
     results = object_store.uri("workers")
-    for workers, steps, cells in ((0, ("bound", "base-network"), 3), (2, ("defense",), 2)):
+    for workers, steps, cells in ((0, ("bound", "base-network"), 5), (2, ("defense",), 2)):
         run = prepare(build(tiny | {"compute": {"workers": workers}}), Store(results), None, Silence())
         assert run_steps(run, steps) == cells
     assert snapshot(results).items() <= here.items()

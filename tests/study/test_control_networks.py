@@ -149,8 +149,10 @@ def test_validation_images_are_for_choices_among_the_bounds_networks(tiny):
 
 
 def test_validation_images_are_another_training_set(tiny):
-    """All trainings and the bound are anew; the data without a split are called what they were."""
+    """All trainings and the bound are anew, the classes' names are not; the data without a split are called
+    what they were.
+    """
     before, after = planned(tiny), held_out(tiny)
-    assert not set(before.cells()) & set(after.cells())
+    assert set(before.cells()) & set(after.cells()) == {before.classes}
     assert "validation" not in before.ground.data and "validation" not in before.ground.data["train"]
     assert before.ground.data["test"] == after.ground.data["test"]

@@ -20,6 +20,7 @@ def keys(tiny, fingerprint="f", **changes):
     for attack in made.attacks:
         for cell in attack.cells:
             named[f"attack {attack.name} {attack.split} {cell.columns['epsilon']}"] = cell.key
+    named |= {cell.table: cell.key for cell in (made.classes, made.sample)}
     named |= {network.name: network.cell.key for network in made.networks}
     named |= {f"evaluation {i}": e.cell.key for i, e in enumerate(made.black_box)}
     return named | {f"white-box {i}": cell.key for i, cell in enumerate(made.white_box_cells())}
@@ -29,8 +30,9 @@ def changed(before, after):
     return {name.split()[0] for name in before if before[name] != after.get(name)}
 
 
+OF_IMAGES = {"bound", "classes", "sample"}
 EVERYTHING = {
-    "bound",
+    *OF_IMAGES,
     "base",
     "attack",
     "imperceptible_bound",
@@ -68,18 +70,20 @@ def test_every_network_meets_every_set_of_images(tiny):
         ({"name": "other"}, set()),
         ({"compute": {"workers": 3}}, set()),
         ({"effectiveness_k": 1.0}, set()),
+        ({"pictures": 7}, {"sample"}),
+        ({"neighbours": "any_class"}, {"sample", "imperceptible_bound", "evaluation", "white-box"}),
         ({"white_box": {"epsilon": [0.2]}}, {"white-box"}),
         ({"fingerprint": "g"}, EVERYTHING),
         (
             {"base": {"epochs": 4, "learning_rate": 0.01, "batch_size": 32}},
-            EVERYTHING - {"bound"},
+            EVERYTHING - OF_IMAGES,
         ),
         ({"base": {"epochs": 3, "learning_rate": 0.01, "batch_size": 32, "workers": 2, "threads": 3}}, set()),
         (other_epochs("imperceptible_bound"), {"imperceptible_bound", "evaluation", "white-box"}),
         ({"protocol": "label"}, {"attack", "adversarial_images", "evaluation", "white-box"}),
         (
             {"dataset": {"source": "digits", "train_limit": 120, "test_limit": 41}},
-            EVERYTHING,
+            EVERYTHING - {"classes"},
         ),
     ],
 )
@@ -110,7 +114,7 @@ def test_seeds_share_images_and_bound_alone(tiny):
         (base,) = (base for base in three.bases if base.seed == network.seed)
         assert network.base == base.cell
         assert base.cell in network.cell.needs
-    titles = [cell.title for cell in three.cells() if cell.table != "bound"]
+    titles = [cell.title for cell in three.cells() if cell not in three.of_images]
     assert len(set(titles)) == len(titles)
     assert all("(seed " in title for title in titles)
 
@@ -118,7 +122,7 @@ def test_seeds_share_images_and_bound_alone(tiny):
 @pytest.mark.parametrize(
     ("kind", "touched"),
     [
-        (NETWORKS["convnet"], EVERYTHING - {"bound"}),
+        (NETWORKS["convnet"], EVERYTHING - OF_IMAGES),
         (ATTACKS["fgsm"], {"attack", "adversarial_images", "evaluation", "white-box"}),
         (DEFENSES["imperceptible_bound"], {"imperceptible_bound", "evaluation", "white-box"}),
         (DEFENSES["adversarial_images"], {"adversarial_images", "evaluation", "white-box"}),

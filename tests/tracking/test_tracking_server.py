@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -95,6 +96,14 @@ def runs(uri: str, store: Store) -> dict[str, Any]:
     return {run.info.run_name: run for run in found}
 
 
+def artifact(uri: str, run: Any) -> bytes:
+    """The report that a run holds, through MLflow."""
+    from mlflow import MlflowClient
+
+    with TemporaryDirectory() as folder:
+        return Path(MlflowClient(uri).download_artifacts(run.info.run_id, "report.html", folder)).read_bytes()
+
+
 def call(*arguments: object, **environment: str) -> tuple[int, str]:
     """Exit code and output of `harness ARGUMENTS`."""
     outcome = CliRunner().invoke(
@@ -124,6 +133,7 @@ def test_a_server_has_the_same_runs_as_the_database(store: Store, server: str) -
             sent[name].info.start_time,
             sent[name].info.end_time,
         )
+    assert artifact(server, sent["mini"]) == artifact(destination(store).uri, own["mini"])
     shown: list[dict[str, dict[str, str]]] = []
     ui.serve(store, on_ready=shown.append, uri=server)
     assert shown[0]["mini"]["charts"].startswith(
@@ -144,7 +154,7 @@ def test_an_emptied_server_is_filled_again(store: Store, server: str) -> None:
         0,
         f"mini: 4 runs written to {server}\n",
     )
-    assert len(runs(server, store)) == 4
+    assert len(runs(server, store)) == 5
 
 
 def test_studies_of_one_name_in_two_folders_leave_each_other_alone(
@@ -159,6 +169,26 @@ def test_studies_of_one_name_in_two_folders_leave_each_other_alone(
     assert {run.info.run_id for run in runs(server, store).values()} == before
     moved = Store(store.root.rename(tmp_path / "moved"))
     assert sync(moved, "mini", server) == 0
+
+
+@contextmanager
+def forbidden(folder: Path) -> Iterator[None]:
+    """A file stands where a folder is to be made."""
+    folder.write_text("")
+    yield
+    folder.unlink()
+
+
+def test_where_no_report_can_be_kept_the_runs_are_there_all_the_same(store: Store) -> None:
+    with (
+        forbidden(store.root / ".mlflow-artifacts"),
+        pytest.raises(TrackingError, match="MLflow cannot keep the report of the study: .*mlflow-artifacts"),
+    ):
+        sync(store, "mini")
+    assert len(runs(destination(store).uri, store)) == 5
+    assert "compare" in links(store, "mini")
+    assert sync(store, "mini") == 0
+    assert artifact(destination(store).uri, runs(destination(store).uri, store)["mini"])
 
 
 # --- nothing there ----------------------------------------------------------------------------------
@@ -214,7 +244,7 @@ def test_a_study_ends_well_without_its_server(tiny: dict[str, Any], tmp_path: Pa
     code, output = call("bound", study, "--results", results, "--tracking-uri", uri)
     assert code == 0
     told = [line for line in output.splitlines() if "MLflow" in line]
-    assert "2 cells made, 0 MLflow runs written" in told[0]
+    assert "4 cells made, 0 MLflow runs written" in told[0]
     assert f"cannot use '{uri}'" in told[1] and "Connection refused" in told[1]
     assert told[1].endswith(f"harness track tiny --results {results} --tracking-uri {uri}") and len(told) == 2
     _, output = call("bound", study, "--results", results, HARNESS_TRACKING_URI=uri)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import duckdb
 
 from harness.report.database import query
-from harness.report.figures import class_distance, effectiveness, magnitude, robustness
+from harness.report.figures import class_distance, complexity, effectiveness, grid, magnitude, robustness
 from harness.report.figures.drawing import PAGE, Drawing, style
 from harness.report.recorded import Row
 
@@ -17,15 +17,20 @@ FIGURES = {
     "class_distance": class_distance.PLOT,
     "magnitude": magnitude.PLOT,
     "effectiveness": effectiveness.PLOT,
+    "complexity": complexity.PLOT,
+    "grid": grid.PLOT,
 }
 
 
 def drawn(
     connection: duckdb.DuckDBPyConnection, study: Row, name: str, width: float = PAGE
 ) -> Iterator[Drawing]:
-    """The figures of that name of a study (its row of `studies`), so many inches wide."""
+    """The figures of that name of a study (its row of `studies`), or of all that there are (an empty row).
+
+    So many inches wide.
+    """
     plot = FIGURES[name]
     rows = query(connection, f"from {plot.source}").to_pylist()
-    mine = [row for row in rows if row["study"] == study["study"]]
+    mine = [row for row in rows if not study or row["study"] == study["study"]]
     with style(width):
         yield from list(plot.draw(study, mine))

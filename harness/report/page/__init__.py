@@ -15,10 +15,13 @@ from harness.report.database import query
 from harness.report.figures import drawn
 from harness.report.figures.drawing import Drawing, svg
 from harness.report.page import heat_map
-from harness.report.page.sections import SECTIONS, Section
+from harness.report.page.gallery import BYTES, Galleries, galleries
+from harness.report.page.sections import ACROSS, SECTIONS, Section
+from harness.report.passport import bound_table, matrix, radii_tables
 from harness.report.recorded import Row
-from harness.report.tables import laid_out
+from harness.report.tables import complexity, laid_out
 from harness.report.tables.table import Table
+from harness.results.store import Store
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class ShownSection:
     tables: list[ShownTable]
     figures: list[ShownFigure]
     heat_map: heat_map.HeatMap | None
+    gallery: Galleries | None = None
 
 
 @dataclass(frozen=True)
@@ -58,16 +62,38 @@ class Shown:
     settings: str
 
 
-def shown(connection: duckdb.DuckDBPyConnection, settings: Row) -> Shown:
-    """The one study that ``connection`` holds; ``settings``, which it was made with."""
+def shown(
+    connection: duckdb.DuckDBPyConnection,
+    settings: Row,
+    store: Store | None = None,
+    gallery_bytes: int = BYTES,
+) -> Shown:
+    """The one study that ``connection`` holds; ``settings``, which it was made with.
+
+    With the ``store`` of its results there is a gallery, of so many bytes at most.
+    """
     (study,) = query(connection, "from studies").to_pylist()
-    sections = [_section(connection, study, section) for section in SECTIONS]
+    sections = [_section(connection, study, section) for section in SECTIONS if not section.has_gallery]
+    if store is not None:
+        place = [section.has_gallery for section in SECTIONS].index(True)
+        pictures = galleries(connection, store, study, gallery_bytes)
+        sections.insert(place, ShownSection(SECTIONS[place], [], [], None, pictures))
     return Shown(
         study,
         _sentences(connection),
-        [each for each in sections if each.tables or each.figures or each.heat_map],
+        [each for each in sections if each.tables or each.figures or each.heat_map or each.gallery],
         yaml.safe_dump(dict(settings), sort_keys=False, default_flow_style=None, width=100),
     )
+
+
+def across(connection: duckdb.DuckDBPyConnection) -> list[ShownSection]:
+    """What no study that ``connection`` holds says by itself: it goes to the end of the page."""
+    rows = query(connection, f"from {complexity.GROWTH.source}").to_pylist()
+    tables = [_table(f"{ACROSS.anchor}-growth", table) for table in complexity.GROWTH.lay_out({}, rows)]
+    figures = [drawing for name in ACROSS.figures for drawing in drawn(connection, {}, name)]
+    if not tables and not figures:
+        return []
+    return [ShownSection(ACROSS, tables, [ShownFigure(each, Markup(svg(each))) for each in figures], None)]
 
 
 def page(studies: Sequence[Shown], version: str) -> str:
@@ -83,6 +109,9 @@ def page(studies: Sequence[Shown], version: str) -> str:
     return environment.get_template("page.html").render(
         studies=studies,
         version=version,
+        bound_table=bound_table,
+        matrix=matrix,
+        radii_tables=radii_tables,
         style=Markup((own / "page.css").read_text()),
         script=Markup((own / "page.js").read_text()),
     )

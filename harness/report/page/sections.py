@@ -17,6 +17,7 @@ class Section:
     figures: tuple[str, ...] = ()
     has_heat_map: bool = False
     folded: tuple[str, ...] = ()
+    has_gallery: bool = False
 
 
 SECTIONS = (
@@ -29,6 +30,13 @@ SECTIONS = (
         folded=("pairs",),
     ),
     Section(
+        "scorecard",
+        "The paper's claims",
+        "What the paper says, and whether these results say it too; each verdict follows from a rule.",
+        tables=("scorecard", "beside_paper"),
+        folded=("beside_paper",),
+    ),
+    Section(
         "radius",
         "Robustness over the radius",
         "How fast accuracy falls with the change that an attacker may make; below it what is certified.",
@@ -38,8 +46,8 @@ SECTIONS = (
     Section(
         "attacks",
         "Every attack on every network",
-        "Accuracy under attack, in per cent: the mean over the seeds, the smallest over step sizes. The "
-        "darker, the lower.",
+        "Accuracy under attack, in per cent [95 % interval]: the mean over the seeds, the smallest over step "
+        "sizes. The stronger the shade, the lower.",
         has_heat_map=True,
     ),
     Section(
@@ -64,6 +72,7 @@ SECTIONS = (
         "Networks on images made on the base network (Tables IV to VII). A control stands beside each "
         "defense.",
         tables=("black_box", "table7", "seeds"),
+        figures=("grid",),
         folded=("seeds",),
     ),
     Section("white_box", "White box", "Attacks made on each network itself (V-E).", tables=("white_box",)),
@@ -71,9 +80,11 @@ SECTIONS = (
         "bound",
         "The bound",
         "Sigma over the training images, and the bound put to the test: the share of images at which a "
-        "smaller change fools the network.",
-        tables=("table2", "bound_test"),
+        "smaller change fools the network. The audit shows what in the data moves sigma: duplicates, and "
+        "labels that may be wrong.",
+        tables=("table2", "bound_test", "sigma_audit", "suspected_labels"),
         figures=("class_distance",),
+        folded=("suspected_labels",),
     ),
     Section(
         "effectiveness",
@@ -83,5 +94,27 @@ SECTIONS = (
         tables=("table3",),
         figures=("effectiveness", "magnitude"),
     ),
+    Section(
+        "gallery",
+        "Gallery",
+        "What imperceptible looks like: a test image, the same attacked, the change around mid-grey, and the "
+        "nearest training image of another class.",
+        has_gallery=True,
+    ),
+    Section(
+        "cost",
+        "Cost and versions",
+        "Where the seconds went, what each defense cost, and what all of it was made with.",
+        tables=("cost", "complexity", "versions"),
+        folded=("versions",),
+    ),
     Section("holes", "What is missing", "Cells that failed, or got a new key.", tables=("failed", "rekeyed")),
+)
+
+# What no study can say by itself.
+ACROSS = Section(
+    "across",
+    "Across studies",
+    "How the cost of each defense grows with the training images (V-F), from studies of several sizes.",
+    figures=("complexity",),
 )

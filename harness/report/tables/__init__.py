@@ -14,12 +14,16 @@ from harness.report.database import query, settle
 from harness.report.recorded import Row
 from harness.report.tables import (
     adversarial_training,
+    audit,
+    beside_paper,
     black_box,
     bound,
     bound_test,
     certified,
     check_results,
     checks,
+    complexity,
+    cost,
     credit,
     effectiveness,
     failed,
@@ -27,8 +31,10 @@ from harness.report.tables import (
     pairs,
     ranking,
     rekeyed,
+    scorecard,
     seeds,
     speed,
+    versions,
     white_box,
 )
 from harness.report.tables.numbers import exact, short
@@ -52,6 +58,14 @@ TABLES = {
     "seeds": seeds.LAYOUT,
     "failed": failed.LAYOUT,
     "rekeyed": rekeyed.LAYOUT,
+    "scorecard": scorecard.LAYOUT,
+    "beside_paper": beside_paper.LAYOUT,
+    "sigma_audit": audit.LAYOUT,
+    "suspected_labels": audit.SUSPECTED,
+    "cost": cost.LAYOUT,
+    "complexity": complexity.LAYOUT,
+    "complexity_claim": complexity.GROWTH,
+    "versions": versions.LAYOUT,
     "speed": speed.LAYOUT,
 }
 

@@ -33,12 +33,16 @@ def with_interval(value: float, low: float | None, high: float | None, sign: str
 
 
 def exact(value: Any) -> str:
-    """Every digit, for other programs to read; nothing for null."""
+    """Every digit, for other programs to read; nothing for null, bytes in hexadecimal."""
     if value is None:
         return ""
+    if isinstance(value, bytes):
+        return value.hex()
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def short(value: Any) -> str:
-    """Four digits of a float, for people to read."""
+    """Four digits of a float, for people to read; how many bytes, of bytes."""
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
     return f"{value:.4g}" if isinstance(value, float) else exact(value)
