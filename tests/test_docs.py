@@ -21,6 +21,7 @@ from harness.study.reading import build, load
 DOCS = ROOT / "docs"
 RUN = [ROOT / "README.md"]
 RUN += [DOCS / f"your-{kind}.md" for kind in ("network", "attack", "defense", "model", "data")]
+RUN += [DOCS / "compare-and-export.md"]
 # Run by tests of their own.
 RUN_ELSEWHERE = [DOCS / "validate.md", DOCS / "library.md"]
 BESIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]

@@ -4,9 +4,11 @@ The commands are listed here, in the order of work. None imports what it works w
 and mistakes of typing are answered at once.
 """
 
+from harness.cli.comparing import compare
+from harness.cli.exporting import export, figures
 from harness.cli.group import main
 from harness.cli.imaging import image
-from harness.cli.looking import report, show, sql, studies, tables, ui
+from harness.cli.looking import describe, report, show, sql, studies, tables, ui
 from harness.cli.planning import benchmark, plan
 from harness.cli.running import STEP_COMMANDS, run, track
 from harness.cli.validating import validate
@@ -22,8 +24,12 @@ for _command in (
     benchmark,
     tables,
     sql,
+    describe,
     report,
     image,
+    compare,
+    export,
+    figures,
     verify,
     rekey,
     track,

@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from harness.cli.looking import latest
-from harness.cli.options import existing_store, format_option, results_option, study_option
+from harness.cli.options import existing_store, format_option, latest, results_option, study_option
 
 
 @click.command()

@@ -10,12 +10,12 @@ from harness.cli.options import (
     code_option,
     existing_store,
     format_option,
+    latest,
     overrides_option,
     results_option,
     study_option,
     tracking_option,
 )
-from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     from harness.results.store import Store
@@ -44,14 +44,6 @@ def print_tables(store: "Store", study: str, names: tuple[str, ...], kind: Any) 
         show(connection, names, kind)
 
 
-def latest(store: "Store") -> str:
-    """The study that was run last; HarnessError where there is none."""
-    studies = list(store.studies())
-    if not studies:
-        raise HarnessError(f"'{store.folder}' holds no study: run one with `harness run quick`")
-    return studies[-1]
-
-
 @click.command()
 @click.argument("query")
 @format_option
@@ -62,13 +54,28 @@ def sql(query: str, kind: Any, study: str | None, results: str) -> None:
 
     Tables: bound, attack, evaluation, training, "check", certified, benchmark. Views: ranking, robust,
     credit, bound_test, verdicts, fragility, certified_accuracy, table2 to table7, black_box, white_box,
-    accuracies, over_seeds, missing and more. `harness sql "show tables"` lists them all.
+    accuracies, over_seeds, missing and more. `harness describe` lists them all.
     """
     from harness.report.database import connect
     from harness.report.printing import show_query
 
     with connect(existing_store(results), study) as connection:
         show_query(connection, query, kind)
+
+
+@click.command()
+@click.argument("name", required=False)
+@format_option
+@results_option
+def describe(name: str | None, kind: Any, results: str) -> None:
+    """The columns of a table or view: type and meaning. Without NAME all tables and views, a line each."""
+    from harness.report import meanings
+    from harness.report.database import connect
+    from harness.report.printing import render
+
+    with connect(existing_store(results)) as connection:
+        shown = meanings.columns(connection, name) if name else meanings.overview(connection)
+    click.echo(render([shown], kind), nl=False)
 
 
 @click.command()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.errors import HarnessError
+
 if TYPE_CHECKING:
     from harness.results.store import Store
 
@@ -126,3 +128,11 @@ def existing_store(results: str) -> "Store":
     store = Store(results)
     store.check_version()
     return store
+
+
+def latest(store: "Store") -> str:
+    """The study that was run last; HarnessError where there is none."""
+    studies = list(store.studies())
+    if not studies:
+        raise HarnessError(f"'{store.folder}' holds no study: run one with `harness run quick`")
+    return studies[-1]

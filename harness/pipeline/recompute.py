@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from harness.errors import HarnessError
 from harness.pipeline.run import Run, Silent, check, work_of
@@ -21,6 +20,7 @@ from harness.results import locking
 from harness.results.cells import Cell
 from harness.results.records import SCHEMAS
 from harness.results.store import Store
+from harness.results.values import differing
 from harness.seeds import generator
 from harness.study import reading
 from harness.study.spec import Study
@@ -160,28 +160,16 @@ def copy(source: Store, original: Cell, target: Store, cell: Cell, **facts: Any)
 
 def differences(cell: Cell, store: Store, again: Cell, other: Store) -> tuple[str, ...]:
     """In what a cell's values and tensors differ from those made ``again``, but for times and places."""
-    found = []
-    ours, theirs = store.read(cell), other.read(again)
-    for column in SCHEMAS[cell.table].measured:
-        if column in ("cell", "network"):
-            continue  # keys: equal, or those of the same code before and after an edit
-        a, b = ours[column], theirs[column]
-        if not a.equals(b):
-            found.append(f"{column}: {_rows(a, b)}")
+    # Keys are left out: equal, or those of the same code before and after an edit.
+    columns = [name for name in SCHEMAS[cell.table].measured if name not in ("cell", "network")]
+    rows = differing(store.read(cell), other.read(again), columns, "made again")
+    found = [f"{column}: {text}" for column, text in rows.items()]
     if store.metadata(cell.path)["artifact"]:
         before, after = store.tensors(cell), other.tensors(again)
         for name in sorted(before):
             if name not in after or not np.array_equal(before[name], after[name]):
                 found.append(f"tensor {name}: {_tensors(before[name], after.get(name))}")
     return tuple(found)
-
-
-def _rows(a: pa.ChunkedArray, b: pa.ChunkedArray) -> str:
-    if len(a) != len(b):
-        return f"{len(a)} rows, made again {len(b)}"
-    pairs = [(x, y) for x, y in zip(a.to_pylist(), b.to_pylist(), strict=True) if x != y]
-    numbers = [abs(x - y) for x, y in pairs if isinstance(x, float) and isinstance(y, float)]
-    return f"{len(pairs)} of {len(a)} rows" + (f", by up to {max(numbers):.3g}" if numbers else "")
 
 
 def _tensors(a: np.ndarray, b: np.ndarray | None) -> str:

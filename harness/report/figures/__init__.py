@@ -9,7 +9,7 @@ import duckdb
 
 from harness.report.database import query
 from harness.report.figures import class_distance, complexity, effectiveness, grid, magnitude, robustness
-from harness.report.figures.drawing import Drawing, style
+from harness.report.figures.drawing import PAGE, Drawing, style
 from harness.report.recorded import Row
 
 FIGURES = {
@@ -22,10 +22,14 @@ FIGURES = {
 }
 
 
-def drawn(connection: duckdb.DuckDBPyConnection, study: Row, name: str) -> Iterator[Drawing]:
-    """The figures of that name of a study (its row of `studies`), or of all that there are (an empty row)."""
+def drawn(
+    connection: duckdb.DuckDBPyConnection, study: Row, name: str, width: float = PAGE
+) -> Iterator[Drawing]:
+    """The figures of that name, so many inches wide, of a study (its row of `studies`), or of all that there
+    are (an empty row).
+    """
     plot = FIGURES[name]
     rows = query(connection, f"from {plot.source}").to_pylist()
     mine = [row for row in rows if not study or row["study"] == study["study"]]
-    with style():
-        yield from plot.draw(study, mine)
+    with style(width):
+        yield from list(plot.draw(study, mine))

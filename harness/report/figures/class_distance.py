@@ -18,10 +18,13 @@ def draw(study: Row, rows: list[Row]) -> Iterator[Drawing]:
         edges = [row["low"] for row in mine] + [mine[-1]["high"]]
         shares = [100 * row["share"] for row in mine]
         steps(axes, position, _KINDS.get(kind, kind), shares, edges)
-    axes.set(xlabel="distance d: mean absolute difference of a value, in [0, 1]", ylabel="training images, %")
+    axes.set(xlabel="distance d to the nearest image, in [0, 1]", ylabel="training images, %")
     axes.set(xlim=(0, None), ylim=(0, None))
     legend_beside(axes)
-    caption = "Training images by the distance to their nearest neighbour, in 20 bins for each kind."
+    caption = (
+        "Training images by the distance to their nearest neighbour, the mean absolute difference of "
+        "a value, in 20 bins for each kind."
+    )
     yield Drawing("class_distance", "Fig. 4: class distance", caption, figure)
 
 

@@ -10,16 +10,23 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.ticker import MaxNLocator
 
 from harness.report.recorded import Row
 
 COLUMN, PAGE = 3.4, 7.0  # inches: the width of a paper's column, and of its page
+HEIGHT = 2.6  # inches, without what a long legend takes beside it
+_MARGIN = 0.1  # inches above and below a legend
+_WIDE = 5.0  # inches from which on a legend has room beside the axes
 # Okabe and Ito's colours, which the colour-blind tell apart, but for yellow, too light for lines; each with a
 # marker of its own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", ":", "-.")
+_BELOW: dict[str, Any] = {"fontsize": 6, "columnspacing": 1.0, "handlelength": 2.4, "borderaxespad": 0.2}
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 8,
@@ -39,6 +46,8 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }
+
+Kind = Literal["png", "svg", "pdf"]
 
 
 @dataclass(frozen=True)
@@ -60,16 +69,20 @@ class Plot:
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Everything that is drawn within it looks alike."""
-    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]  # names by a type of 300
+def style(width: float = PAGE) -> Iterator[None]:
+    """Everything that is drawn or written within it looks alike; figures are so many inches wide."""
+    own = {**_STYLE, "figure.figsize": (width, HEIGHT)}
+    with matplotlib.rc_context(own):  # type: ignore[arg-type]  # names by a type of 300
         yield
 
 
-def panel(width: float = PAGE, height: float = 2.6) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes; inches."""
-    figure = Figure(figsize=(width, height))
-    return figure, figure.add_subplot()
+def panel() -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, as wide as the style says."""
+    figure = Figure()
+    axes = figure.add_subplot()
+    if not _is_wide(figure):
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    return figure, axes
 
 
 def lines(axes: Axes, curves: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> None:
@@ -94,20 +107,48 @@ def steps(axes: Axes, position: int, label: str, heights: Sequence[float], edges
 
 
 def legend_beside(axes: Axes) -> None:
-    """To the right, where it hides nothing."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    """To the right, where it hides nothing, or below a narrow figure; the figure grows with it."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    if _is_wide(figure):
+        legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        figure.set_figheight(max(HEIGHT, _size(figure, legend)[1] + 2 * _MARGIN))
+        return
+    for columns in (3, 2, 1):
+        legend = figure.legend(loc="outside lower center", ncols=columns, **_BELOW)
+        width, height = _size(figure, legend)
+        if width <= figure.get_figwidth() or columns == 1:
+            figure.set_figheight(HEIGHT + height)
+            return
+        legend.remove()
+
+
+def _is_wide(figure: Figure) -> bool:
+    return bool(figure.get_figwidth() >= _WIDE)
+
+
+def _size(figure: Figure, legend: Legend) -> tuple[float, float]:
+    """Width and height in inches."""
+    box = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    return box.width / figure.dpi, box.height / figure.dpi
 
 
 def svg(drawing: Drawing) -> str:
     """An element for a page: its text can be selected, black follows the page's colour, bytes repeat."""
-    text = io.StringIO()
-    drawing.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    body = text.getvalue()[text.getvalue().index("<svg") :]
-    body = re.sub(r"#000000|#000\b|\bblack\b", "currentColor", body)
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = _renamed(body, drawing.name)
-    label = f'role="img" aria-label="{drawing.title}"'
+    body = _svg(drawing, transparent=True)
+    body = re.sub(r"#000000|#000\b|\bblack\b", "currentColor", body[body.index("<svg") :])
+    # Text has no colour of its own in the file: it would be black on a dark page.
+    label = f'role="img" aria-label="{drawing.title}" fill="currentColor"'
     return body.replace("<svg ", f"<svg {label} ", 1)
+
+
+def _svg(drawing: Drawing, transparent: bool) -> str:
+    """A file's text whose bytes repeat."""
+    text = io.StringIO()
+    with style():
+        drawing.figure.savefig(text, format="svg", transparent=transparent, metadata={"Date": None})
+    body = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+    return _renamed(body, drawing.name)
 
 
 def _renamed(body: str, name: str) -> str:
@@ -117,9 +158,13 @@ def _renamed(body: str, name: str) -> str:
     return re.sub(r'(?<=id=")[^"]*|(?<=url\(#)[^)]*|(?<=href="#)[^"]*', lambda old: places[old[0]], body)
 
 
-def save(drawing: Drawing, folder: Path, kind: Literal["png", "svg", "pdf"]) -> Path:
-    """Write a file for a paper; its path."""
+def save(drawing: Drawing, folder: Path, kind: Kind) -> Path:
+    """Write a file for a paper, its bytes the same every time; its path."""
     path = folder / f"{drawing.name}.{kind}"
-    stamp = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}[kind]
-    drawing.figure.savefig(path, format=kind, dpi=300, metadata={stamp: None})
+    if kind == "svg":
+        path.write_text(_svg(drawing, transparent=False), encoding="utf-8")
+        return path
+    stamp = {"png": "Software", "pdf": "CreationDate"}[kind]
+    with style():
+        drawing.figure.savefig(path, format=kind, dpi=300, metadata={stamp: None})
     return path

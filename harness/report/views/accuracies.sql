@@ -33,7 +33,7 @@ select c.study, s.dataset, s.paper as paper_dataset, c.* exclude (study, images,
        c.position
 from counted c join studies s on s.study = c.study;
 
--- The same in the study's order.
+-- Every accuracy of every study and seed, in the study's order.
 create view seeds as from accuracies order by study, position nulls last, name, seed;
 
 -- Clean images and attacks made on the base network, on every network.
@@ -49,11 +49,13 @@ left join paper_black_box p
 where a.access in ('clean', 'black_box')
 order by a.study, a.position;
 
--- Tables IV, V, VI: MNIST, CIFAR-10, Tiny ImageNet.
+-- Table IV: networks on images made on the base network, MNIST.
 create view table4 as
 from black_box where role in ('base', 'defense') and paper_dataset = 'mnist';
+-- Table V: the same, CIFAR-10.
 create view table5 as
 from black_box where role in ('base', 'defense') and paper_dataset = 'cifar10';
+-- Table VI: the same, Tiny ImageNet.
 create view table6 as
 from black_box where role in ('base', 'defense') and paper_dataset = 'tinyimagenet';
 

@@ -43,6 +43,11 @@ create macro paired_low(only_a, only_b, n) as clipped(100 * (only_a - only_b
 create macro paired_high(only_a, only_b, n) as clipped(100 * (only_a - only_b
     + 1.959964 * sqrt(only_a + only_b + 1 - pow(only_a - only_b, 2) / (n + 2))) / (n + 2), -100);
 
+-- The smallest difference, in points, whose interval leaves 0 out where so many images are right for one alone: what n
+-- images can show. Where paired_low and paired_high hold 0, the difference is no larger.
+create macro paired_least(only_a, only_b, n) as
+    100 * 1.959964 * sqrt((only_a + only_b + 1) / (1 + 3.8414588 / (n + 2))) / nullif(n, 0);
+
 -- Exact McNemar test, two-sided: the images that one network alone is right on are heads or tails of a fair coin.
 create macro mcnemar(only_a, only_b) as least(1, 2 * list_sum([
     exp(lgamma(only_a + only_b + 1) - lgamma(i + 1) - lgamma(only_a + only_b - i + 1) - (only_a + only_b) * ln(2))

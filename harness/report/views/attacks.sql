@@ -44,9 +44,10 @@ left join score c
     and c.attack = p.attack and c.epsilon is not distinct from p.epsilon
 order by s.study, p.position;
 
+-- Table III, see effectiveness.
 create view table3 as from effectiveness;
 
--- The same, the mean over the seeds that are measured.
+-- Table III, the mean over the seeds that are measured.
 create view effectiveness_over_seeds as
 select study, any_value(dataset) as dataset, name, any_value(method) as method, attack, epsilon,
        any_value(attack_title) as attack_title, count(fooled) as seeds, max(images) as images,

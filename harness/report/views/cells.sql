@@ -5,4 +5,5 @@ create view missing as
 select study, "table", step, title, reason, waits, path
 from cells where not done order by study, waits nulls last, "table", title, path;
 
+-- Cells that failed when they were last tried, or wait for one that did.
 create view failed as from missing where reason is not null;

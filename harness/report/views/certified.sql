@@ -25,7 +25,7 @@ join studies s on s.study = c.study
 join networks n on n.study = c.study and n.name = c.name and n.seed is not distinct from c.seed
 order by c.study, n.position, c.certified_radius;
 
--- The same, the mean over the seeds; of one seed Wilson's interval over the images.
+-- Certified accuracy, the mean over the seeds; of one seed Wilson's interval over the images.
 create view certified_over_seeds as
 select study, any_value(dataset) as dataset, name, any_value(method) as method, any_value(role) as role,
        any_value(title) as title, noise_sd, any_value(selection_draws) as selection_draws,

@@ -17,7 +17,7 @@ from predictions
 group by study, access, name, seed, attack, epsilon
 order by study, min(position);
 
--- Which network of a grid is chosen, and by which accuracy. method, the name of the choice in table7:
+-- Which network of a grid is chosen, and by which accuracy. Its name in table7, method, is one of:
 --   imperceptible_bound_validated   on validation images: of highest mean accuracy over clean and attacked images, the
 --       mean over the seeds; one network for all seeds (seed is null), once every network of the grid is measured
 --   imperceptible_bound             on test images, in each seed: of highest clean accuracy, which V-E calls the

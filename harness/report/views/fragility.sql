@@ -1,6 +1,6 @@
 -- Fragility: how little it takes to undo an attack on the very network that it was made on.
 
--- Of each attack's test images, for the network of each seed:
+-- What is left of each attack's images, for the network of each seed. Shares of its test images:
 --   fooled      share that the network gives another class than their clean images
 --   rounded, noisy, bfloat16    of those (fooled_images), the share that fools it still: after rounding to 256
 --       levels, after adding N(0, .02), and where the network computes in bfloat16
@@ -45,7 +45,7 @@ left join counted c
     and c.attack = p.attack and c.epsilon is not distinct from p.epsilon
 order by s.study, p.position;
 
--- The same, the mean over the seeds that are measured, with a t interval from the standard deviation between them;
+-- Fragility, the mean over the seeds that are measured. With a t interval from the standard deviation between them;
 -- of one seed Wilson's over the images. fooled_images: of all seeds together.
 create view fragility_over_seeds as
 select study, any_value(dataset) as dataset, name, any_value(method) as method, attack, epsilon,

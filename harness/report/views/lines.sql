@@ -1,6 +1,7 @@
 -- The lines of the printed tables.
 
--- layout is black_box (Tables IV to VI), table7 or white_box, where stages of a worst case that goes on are left out.
+-- Every line of the printed tables of accuracies: the mean over the seeds.
+-- Layout is black_box (Tables IV to VI), table7 or white_box, where stages of a worst case that goes on are left out.
 --   accuracy    mean over the seeds that are measured (seeds, of the study's of_seeds)
 --   spread      standard deviation between them (n - 1), beside their lowest and highest
 --   low, high   t interval of the mean; where the study has one seed Wilson's over the test images
@@ -68,4 +69,4 @@ select b.* exclude (credit_seeds, credit_lowest, credit_highest, names, position
        v.verdict, v.reason, b.position
 from bounded b
 left join verdicts v on v.study = b.study and v.name = b.name
-order by b.study, b.layout, b.position nulls last;
+order by b.study, b.layout, b.position nulls last, b.line, b.attack, b.epsilon, b.step_size;

@@ -1,6 +1,7 @@
 -- Statistics: intervals over seeds, credit over the best control, pairs of networks. docs/statistics.md has the
 -- formulas and their sources.
 
+-- How many seeds each study has.
 create view seeds_of as select study, len(seeds)::bigint as of_seeds from studies;
 
 -- All that is measured of each seed's network: accuracies, robust accuracy ('robust', 'worst case') and the share of
@@ -134,7 +135,8 @@ from compared c
 join paired p
     on p.study = c.study and p.access = c.access and p.attack = c.attack and p.norm is not distinct from c.norm
     and p.epsilon is not distinct from c.epsilon and p.step_size is not distinct from c.step_size
-    and p.name = c.name and p.seed = c.seed;
+    and p.name = c.name and p.seed = c.seed
+order by c.study, c.position, c.name, c.seed, c.access, c.attack, c.norm, c.epsilon, c.step_size;
 
 -- 'better than the best control: yes | no | not shown', from the 95 % interval of the mean credit and the lowest and
 -- the highest of the seeds. Yes needs several seeds, which must all agree; a single one can only refute.
@@ -142,6 +144,14 @@ create macro is_better(low, high, lowest, highest, of_seeds) as
     case when high < 0 and highest < 0 then 'no'
          when low > 0 and lowest > 0 and of_seeds > 1 then 'yes'
          else 'not shown' end;
+
+-- What tables call a test.
+create macro test_words(access, norm, epsilon, attack_title, divisor) as
+    case access when 'robust' then 'robust at ' || epsilon_text(epsilon) || ' (' || norm || ')'
+                when 'bound' then 'bound refuted, k=' || format('{:g}', epsilon)
+                when 'white_box' then
+                    attack_title || ', white box' || coalesce(', eps/' || format('{:g}', divisor), '')
+                else attack_title end;
 
 -- The mean credit over the seeds. Its interval is that of the difference of two means, from the standard deviation
 -- between seeds pooled over the network's grid and the controls; of one seed, that over the test images.
@@ -172,10 +182,7 @@ with means as (
 )
 select b.* exclude (position), is_better(low, high, lowest, highest, seeds) as better,
        if(of_seeds = 1, 'one seed: test images only', seeds || ' of ' || of_seeds || ' seeds') as rests_on,
-       case b.access when 'robust' then 'robust at ' || epsilon_text(b.epsilon) || ' (' || b.norm || ')'
-                     when 'white_box' then
-                         t.attack_title || ', white box' || coalesce(', eps/' || format('{:g}', t.divisor), '')
-                     else t.attack_title end as test,
+       test_words(b.access, b.norm, b.epsilon, t.attack_title, t.divisor) as test,
        v.verdict, v.reason, b.position
 from bounded b
 join verdicts v on v.study = b.study and v.name = b.name
