@@ -29,20 +29,8 @@ _SQL_TYPES = {
 # The files of views, each of which stands on those before it.
 CHAPTERS = (
     *("arithmetic", "bound", "audit", "attacks", "fragility", "accuracies", "choices", "robust", "verdicts"),
-    *(
-        "curves",
-        "statistics",
-        "comparison",
-        "lines",
-        "certified",
-        "ranking",
-        "cells",
-        "images",
-        "speed",
-        "cost",
-        "versions",
-    ),
-    *("complexity", "contests", "scorecard", "grid"),
+    *("curves", "statistics", "comparison", "lines", "certified", "ranking", "cells", "images", "speed"),
+    *("cost", "versions", "complexity", "contests", "scorecard", "grid"),
 )
 # What most tables stand on, each on those before it: see `settle`.
 SETTLED = ("accuracies", "smallest_change", "coverage", "robust", "bound_test", "credit", "verdicts")

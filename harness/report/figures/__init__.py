@@ -25,9 +25,8 @@ FIGURES = {
 def drawn(
     connection: duckdb.DuckDBPyConnection, study: Row, name: str, width: float = PAGE
 ) -> Iterator[Drawing]:
-    """The figures of that name of a study (its row of `studies`), or of all that there are (an empty row).
-
-    So many inches wide.
+    """The figures of that name, so many inches wide, of a study (its row of `studies`), or of all that there
+    are (an empty row).
     """
     plot = FIGURES[name]
     rows = query(connection, f"from {plot.source}").to_pylist()

@@ -80,7 +80,7 @@ def panel() -> tuple[Figure, Axes]:
     """A figure with one pair of axes, as wide as the style says."""
     figure = Figure()
     axes = figure.add_subplot()
-    if not is_wide(figure):
+    if not _is_wide(figure):
         axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure, axes
 
@@ -110,7 +110,7 @@ def legend_beside(axes: Axes) -> None:
     """To the right, where it hides nothing, or below a narrow figure; the figure grows with it."""
     figure = axes.figure
     assert isinstance(figure, Figure)
-    if is_wide(figure):
+    if _is_wide(figure):
         legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         figure.set_figheight(max(HEIGHT, _size(figure, legend)[1] + 2 * _MARGIN))
         return
@@ -123,8 +123,7 @@ def legend_beside(axes: Axes) -> None:
         legend.remove()
 
 
-def is_wide(figure: Figure) -> bool:
-    """Whether it is of a page's width."""
+def _is_wide(figure: Figure) -> bool:
     return bool(figure.get_figwidth() >= _WIDE)
 
 

@@ -6,11 +6,11 @@ from math import ceil
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.report.figures.drawing import COLOURS, DASHES, MARKERS, Drawing, Plot, is_wide
+from harness.report.figures.drawing import COLOURS, DASHES, MARKERS, Drawing, Plot
 from harness.report.recorded import Row
 from harness.report.tables.table import distinct
 
-_HEIGHT = 1.7  # inches of a panel
+_WIDTH, _HEIGHT = 1.7, 1.7  # inches of a panel
 
 
 def draw(study: Row, rows: list[Row]) -> Iterator[Drawing]:
@@ -33,19 +33,19 @@ def _counted(rows: list[Row]) -> str:
 
 
 def _figure(rows: list[Row]) -> Figure:
-    tests = distinct(row["test"] for row in rows)
-    figure = Figure()
-    columns = min(len(tests), 4 if is_wide(figure) else 2)
-    down = ceil(len(tests) / columns)
-    figure.set_figheight(_HEIGHT * down + 0.3)
-    panels = figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False)
+    tests, figure = distinct(row["test"] for row in rows), Figure()
+    width = figure.get_figwidth()
+    across = int(width // _WIDTH)
+    down = ceil(len(tests) / across)
+    figure.set_size_inches(width, _HEIGHT * down + 0.3)
+    panels = figure.subplots(down, min(len(tests), across), sharex=True, sharey=True, squeeze=False)
     for axes, test in zip(panels.flat, tests, strict=False):
         _panel(axes, [row for row in rows if row["test"] == test])
         axes.set_title(test)
     for axes in panels.flat[len(tests) :]:
         axes.set_visible(False)
     handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) if is_wide(figure) else 3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * across))
     return figure
 
 
@@ -63,10 +63,10 @@ def _panel(axes: Axes, rows: list[Row]) -> None:
             elinewidth=0.7,
             capsize=2,
         )
-    axes.axhline(rows[0]["base_accuracy"] or 0, color="grey", linewidth=1, label="base")
-    controls = [row["control_accuracy"] for row in rows if row["control_accuracy"] is not None]
-    if controls:
-        axes.axhline(controls[0], color="grey", linewidth=1, linestyle=":", label="best control")
+    for column, label, dash in (("base_accuracy", "base", "-"), ("control_accuracy", "best control", ":")):
+        known = [row[column] for row in rows if row[column] is not None]
+        if known:
+            axes.axhline(known[0], color="grey", linewidth=1, linestyle=dash, label=label)
     axes.grid(axis="x", visible=False)
     axes.set(ylim=(0, 100), xticks=sorted({row["k"] for row in rows}), xlabel="k")
 
