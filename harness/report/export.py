@@ -16,6 +16,8 @@ from harness.report.tables import TABLES, laid_out
 from harness.report.tables.table import Table
 from harness.results.store import Store
 
+# Of a float. The last ones of 17 depend on the order in which DuckDB's threads add up.
+DIGITS = 9
 # Beside the views that the printed tables are made of.
 VIEWS = ("over_seeds", "robust", "robust_over_seeds", "headline", "missing")
 _ABOUT = ("name", "method", "attack", "attack_method", "norm", "epsilon", "step_size", "seed", "split")
@@ -101,11 +103,11 @@ def _view(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: of what it has no number for, the word."""
+    """As JSON has it: of a number the digits that repeat, of what it has no number for the word."""
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list):
         return [_plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else str(value)
     return value

@@ -92,10 +92,8 @@ def test_exported_again_the_bytes_are_the_same(finished, out, tmp_path):
 
 
 def test_what_json_has_no_number_for():
-    assert _plain({"a": [float("inf"), 1.5, None], "b": float("nan")}) == {
-        "a": ["inf", 1.5, None],
-        "b": "nan",
-    }
+    values = {"a": [float("inf"), 1.5, None], "b": float("nan"), "c": 100 / 3, "d": 12_345_678_901}
+    assert _plain(values) == {"a": ["inf", 1.5, None], "b": "nan", "c": 33.3333333, "d": 12_345_678_901}
 
 
 def test_reading_needs_no_torch():

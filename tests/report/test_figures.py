@@ -54,8 +54,8 @@ def png_size(content: bytes) -> tuple[int, int]:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_files_of_a_width(store, tmp_path, width):
     code, said = call("figures", "--width", width, "--out", tmp_path, "--results", store.root)
-    assert code == 0 and said == f"{tmp_path}: 4 figures as png, svg, pdf\n"
-    names = ("class_distance", "effectiveness", "magnitude", "robustness_linf")
+    assert code == 0 and said == f"{tmp_path}: 5 figures as png, svg, pdf\n"
+    names = ("class_distance", "effectiveness", "grid", "magnitude", "robustness_linf")
     files = [f"{name}.{kind}" for name in names for kind in ("pdf", "png", "svg")]
     folder = tmp_path / "small"
     assert sorted(path.name for path in folder.iterdir()) == sorted(["captions.md", *files])
@@ -89,22 +89,34 @@ def _check(figure, width) -> None:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         renderer = canvas.get_renderer()
-        (axes,) = figure.axes
-        legend = axes.get_legend() or figure.legends[0]
-        page, box = figure.bbox, legend.get_window_extent(renderer)
-        texts = [axes.xaxis.label, axes.yaxis.label, *legend.get_texts()]
-        low, high = axes.get_xlim()
-        ticks = [tick for tick in axes.get_xticklabels() if low <= tick.get_position()[0] <= high]
-        for text in (*texts, *ticks):
-            extent = text.get_window_extent(renderer)
-            assert extent.x0 >= 0 and extent.x1 <= page.x1 + 1, text.get_text()
-            assert extent.y0 >= 0 and extent.y1 <= page.y1 + 1, text.get_text()
-        assert not box.overlaps(axes.get_window_extent(renderer))
-        assert not box.overlaps(axes.xaxis.label.get_window_extent(renderer))
-        shown = [tick.get_window_extent(renderer) for tick in ticks]
-        assert all(left.x1 < right.x0 for left, right in zip(shown, shown[1:], strict=False))
-        assert figure.get_figwidth() == width and len(axes.lines) + len(axes.patches) >= 1
-        assert axes.get_window_extent(renderer).height > 100, "pixels of 100 an inch"
+        panels = [axes for axes in figure.axes if axes.get_visible()]
+        legend = panels[0].get_legend() or figure.legends[0]
+        for text in legend.get_texts():
+            _is_inside(figure, text.get_window_extent(renderer))
+        for axes in panels:
+            _check_panel(figure, axes, legend.get_window_extent(renderer), renderer)
+        assert figure.get_figwidth() == width
+
+
+def _check_panel(figure, axes, legend, renderer) -> None:
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticklabels() if low <= tick.get_position()[0] <= high]
+    shown = [tick.get_window_extent(renderer) for tick in ticks if tick.get_visible()]
+    written = [label for label in (axes.xaxis.label, axes.yaxis.label) if label.get_text()]
+    labels = [label.get_window_extent(renderer) for label in written]
+    for extent in (*shown, *labels):
+        _is_inside(figure, extent)
+    assert not legend.overlaps(axes.get_window_extent(renderer))
+    assert not any(map(legend.overlaps, labels))
+    assert all(left.x1 < right.x0 for left, right in zip(shown, shown[1:], strict=False))
+    assert len(axes.lines) + len(axes.patches) >= 1
+    assert axes.get_window_extent(renderer).height > 100, "pixels of 100 an inch"
+
+
+def _is_inside(figure, extent) -> None:
+    page = figure.bbox
+    assert extent.x0 >= 0 and extent.x1 <= page.x1 + 1, extent
+    assert extent.y0 >= 0 and extent.y1 <= page.y1 + 1, extent
 
 
 def test_one_format(store, tmp_path):
