@@ -129,6 +129,11 @@ def figures(studies: tuple[str, ...], out: Path, kinds: tuple[Any, ...], width: 
             made = [drawing for figure in FIGURES for drawing in drawn(connection, row, figure, inches)]
             _save(made, out / name, kinds)
             count += len(made)
+    if not studies:
+        with connect(store, settled=True) as connection, writing(out):
+            made = list(drawn(connection, {}, "complexity", inches))  # it takes studies of several sizes
+            _save(made, out, kinds)
+            count += len(made)
     click.echo(f"{out}: {count} figures as {', '.join(kinds)}")
 
 
@@ -138,5 +143,7 @@ def _save(drawings: "Sequence[Drawing]", folder: Path, kinds: tuple[Any, ...]) -
     for drawing in drawings:
         for kind in kinds:
             save(drawing, folder, kind)
+    if not drawings:
+        return
     captions = [f"## {each.title}\n\n`{each.name}`: {each.caption}\n" for each in drawings]
     (folder / "captions.md").write_text("\n".join(captions), encoding="utf-8")

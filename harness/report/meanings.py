@@ -82,16 +82,17 @@ def _stored(table: str, column: str) -> str:
 
 
 def _same_as(name: str) -> list[str]:
-    """Views whose columns a view has unchanged."""
-    _, source = _views().get(name, ("", None))
+    """Views whose columns a view has unchanged, or that are said to be like it."""
+    _, picked = _views().get(name, ("", None))
+    source = picked or _written()["like"].get(name)
     return [source, *_same_as(source)] if source else []
 
 
 @functools.cache
 def _written() -> Mapping[str, Mapping[str, str]]:
-    """Table or view -> column -> meaning; `any` of all, `tables` what each table is."""
+    """Table or view -> column -> meaning; `any` of all, `like` another view, `tables` what each is."""
     content = yaml.safe_load((resources.files("harness.report") / "views" / "columns.yaml").read_text())
-    return {**content["of"], "any": content["any"], "tables": content["tables"]}
+    return {**content["of"], **{part: content[part] for part in ("any", "like", "tables")}}
 
 
 @functools.cache

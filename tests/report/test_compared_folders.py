@@ -55,7 +55,7 @@ def causes(found: Folders) -> dict[str, list[tuple[str, str, bool]]]:
 
 def test_a_copy_is_equal(finished, store):
     code, said = call("compare", finished.store.root, store.root)
-    words = "a: 30 cells, b: 30; 30 have equal values, 0 differ, 0 are in one alone"
+    words = "a: 32 cells, b: 32; 32 have equal values, 0 differ, 0 are in one alone"
     assert (code, said) == (0, f"equal: {words}\n")
 
 
@@ -70,7 +70,7 @@ def test_an_upgrade_is_one_line(finished, store):
     words = [("versions", f"torch {torch} -> 99.0", True)]
     assert causes(found) == {cell.title: words for cell in cells[1:]}  # the first has equal values
     code, said = call("compare", finished.store.root, store.root, "--format", "md")
-    assert code == 1 and "27 have equal values, 3 differ, 0 are in one alone" in said
+    assert code == 1 and "29 have equal values, 3 differ, 0 are in one alone" in said
     (line,) = [line for line in said.splitlines() if line.startswith("| versions |")]
     assert line.startswith(f"| versions | torch {torch} -> 99.0 | 3 | 3 | prediction | {cells[1].title}; ")
     for wrong, cell in list(enumerate(cells))[1:]:
@@ -91,7 +91,7 @@ def test_a_setting_explains_what_was_made_from_it(finished, tmp_path):
     base = {**tiny_study()["base"], "epochs": 4}
     other = run_study({**tiny_study(), "base": base}, tmp_path / "other").store
     found = compared(finished, other)
-    assert len(found.both) == 30 and not found.one_sided
+    assert len(found.both) == 32 and not found.one_sided
     words = {each.words for different in found.different for each in different.causes}
     assert words == {"training.epochs: 3 -> 4"}
     own = [each.what[3] for each in found.different if any(cause.is_own for cause in each.causes)]
@@ -99,7 +99,7 @@ def test_a_setting_explains_what_was_made_from_it(finished, tmp_path):
     titles = {each.what[3] for each in found.different}
     assert not titles & {"bound of the train images", "bound of the test images"}
     code, said = call("compare", finished.store.root, other.root)
-    assert code == 1 and "2 have equal values, 28 differ" in said and "training.epochs: 3 -> 4" in said
+    assert code == 1 and "4 have equal values, 28 differ" in said and "training.epochs: 3 -> 4" in said
 
 
 def test_nothing_recorded_differs(finished, store):
@@ -146,10 +146,10 @@ def test_cells_are_told_by_seed_however_many_there_are(finished, store):
     record = json.loads(path.read_text())
     record["about"]["seeds"] = [0, 1, 2]
     for cell in record["cells"]:
-        cell["title"] += "" if cell["table"] == "bound" else " (seed 0)"
+        cell["title"] += "" if cell["table"] in ("bound", "classes", "sample") else " (seed 0)"
     path.write_text(json.dumps(record))
     found = compared(finished, store)
-    assert len(found.both) == 30 and not found.different and not found.one_sided
+    assert len(found.both) == 32 and not found.different and not found.one_sided
 
 
 def test_studies_of_other_names(finished, store):

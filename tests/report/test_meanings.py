@@ -49,10 +49,11 @@ def test_every_table_and_view_is_described(columns):
 
 def test_nothing_is_described_that_is_not_there(columns):
     written = meanings._written()
-    own = {(view, column) for view in written.keys() - {"any", "tables"} for column in written[view]}
+    own = {(view, column) for view in written.keys() - {"any", "like", "tables"} for column in written[view]}
     assert own <= columns
     assert written["any"].keys() <= {column for _, column in columns}
     assert written["tables"].keys() <= {name for name, _ in columns}
+    assert {*written["like"], *written["like"].values()} <= {name for name, _ in columns}
 
 
 def test_a_stored_column_has_the_meaning_of_its_file():

@@ -20,6 +20,7 @@ from harness.results.values import differing
 Row = Mapping[str, Any]
 # Study (as the first folder calls it), table, seed or none, title without it.
 What: TypeAlias = tuple[str, str, int | None, str]
+_OF_IMAGES = ("bound", "classes", "sample")  # tables whose cells are of no seed
 _SEED = re.compile(r" \(seed (\d+)\)$")
 
 
@@ -166,10 +167,10 @@ def _side(store: Store, records: Mapping[str, Row], studies: Mapping[str, str]) 
 
 
 def _of_study(study: str, record: Row) -> Iterator[tuple[What, Row]]:
-    """The title names the seed where a study has several; the bound has none."""
+    """The title names the seed where a study has several; the images' own cells have none."""
     seeds = record["about"]["seeds"]
     alone = seeds[0] if len(seeds) == 1 else None
     for cell in record["cells"]:
         found = _SEED.search(cell["title"])
-        seed = int(found[1]) if found else None if cell["table"] == "bound" else alone
+        seed = int(found[1]) if found else None if cell["table"] in _OF_IMAGES else alone
         yield (study, cell["table"], seed, _SEED.sub("", cell["title"])), cell

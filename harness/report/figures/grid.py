@@ -45,7 +45,7 @@ def _figure(rows: list[Row]) -> Figure:
     for axes in panels.flat[len(tests) :]:
         axes.set_visible(False)
     handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * across))
     return figure
 
 

@@ -53,7 +53,7 @@ with placed as (
 )
 select *, any_label <> label and any_distance <= median_distance as is_suspect from placed;
 
--- Of each split, in images:
+-- The audit of sigma: duplicates, near-duplicates and suspected labels of each split, in images.
 --   same_duplicates, other_duplicates    whose nearest of the same or of another class is the very same image
 --   same_near, other_near                nearly the same, duplicates left out
 --   disagreeing    whose nearest training image is of another class; suspects: see neighbours_of_both_kinds

@@ -81,7 +81,7 @@ join counted n
     and n.attack = c.attack and n.epsilon is not distinct from c.epsilon and n.a = c.a and n.b = c.b
 order by c.study, c.contest, c.position, c.seed;
 
--- The same, the mean over the seeds; lowest, highest: of the seeds.
+-- Each contest, the mean over the seeds; lowest, highest: of the seeds.
 create view contests_over_seeds as
 select contest, line, study, any_value(paper_dataset) as paper_dataset, access, attack,
        any_value(attack_title) as attack_title, epsilon, count(*) as seeds, of_seeds, max(images) as images,
