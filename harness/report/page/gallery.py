@@ -107,7 +107,8 @@ def _gallery(
     """Of the sampled images that the attack fools, by the ratio of their change to sigma."""
     path = attack["path"]
     rows = query(connection, f"from made_images where path = '{path}' order by ratio, image_id").to_pylist()
-    right = [row for row in rows if row["image_id"] in sample and row["clean_prediction"] == row["label"]]
+    attacked = [row for row in rows if row["image_id"] in sample]  # a white box may be of some images alone
+    right = [row for row in attacked if row["clean_prediction"] == row["label"]]
     mine = [row for row in right if row["fooled"]]
     place = {image: row for row, image in enumerate(store.rows(path)["image_id"].to_pylist())}
     images = store.tensors_at(Path(path))["adversarial"]
@@ -118,13 +119,12 @@ def _gallery(
         for row in mine
     ]
     kept = "attacks that fool half of the images and" if attack["fooled"] >= 50 else "attacks"
-    fooled = (
-        f"{len(mine)} of the {len(right)} images in the sample of {len(sample)} that the network is right on"
-    )
+    judged = f"{len(right)} images in the sample of {len(attacked)}"
     sigma = f"the image's own sigma (k={study['effectiveness_k']:g})"
     words = (
-        f"Of the {kept} whose images are kept, {attack['attack_title']} changes least. It fools {fooled}. "
-        f"From the smallest change, measured by {sigma}, to the largest."
+        f"Of the {kept} whose images are kept, {attack['attack_title']} changes least. It fools {len(mine)} "
+        f"of the {judged} that the network is right on. From the smallest change, measured by {sigma}, to "
+        "the largest."
     )
     seed = f" (seed {attack['seed']})" if len(study["seeds"]) > 1 else ""
     return Gallery(f"{attack['attack_title']} on {attack['title']}{seed}", words, specimens)
