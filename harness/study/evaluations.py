@@ -85,7 +85,7 @@ def _evaluation(
     made on the way.
     """
     identity = {
-        "data": ground.data["white_box" if access == "white_box" else split],
+        "data": ground.attacked if access == "white_box" else ground.data[split],
         "batch_size": ground.study.batch_size,
         **ground.code_of(network.architecture),
         **(attack or {}),

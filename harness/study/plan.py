@@ -132,8 +132,13 @@ def plan(
     """
     splits = (*SPLITS, *(["validation"] if study.dataset.validation_limit else []))
     data = {split: _images(study, fingerprint, split) for split in splits}
-    data["white_box"] = data["test"] | _attacked(study)
-    ground = Ground(study, data, weights or {}, code or dict.fromkeys(packages(study), ""))
+    ground = Ground(
+        study,
+        data,
+        data["test"] | _attacked(study),
+        weights or {},
+        code or dict.fromkeys(packages(study), ""),
+    )
     bounds = {split: _bound(ground, split) for split in SPLITS}
     bases = tuple(base_network(ground, seed) for seed in study.seeds)
     models = tuple(finished_model(ground, name) for name in study.models)

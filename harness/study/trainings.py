@@ -25,12 +25,14 @@ _PLAIN = ("k", "n", "training_attack", "training_epsilon")  # settings that have
 class Ground:
     """What all cells of a study stand on: the images of each split, weights and code from outside.
 
-    ``data``: split -> what determines its images; ``weights``: name of a network (base, or a finished model)
+    ``data``: split -> what determines its images; ``attacked``: what determines those of the test images that
+    the white box attacks; ``weights``: name of a network (base, or a finished model)
     -> digest of the file that it starts with; ``code``: top-level package -> digest of its sources.
     """
 
     study: Study
     data: Mapping[str, Mapping[str, Any]]
+    attacked: Mapping[str, Any]
     weights: Mapping[str, str]
     code: Mapping[str, str]
 
