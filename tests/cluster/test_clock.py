@@ -20,9 +20,11 @@ from harness.errors import StartAgain
 def offset(monkeypatch):
     """Seconds by which the wall clock is set; looked at a hundred times a second."""
     seconds = [0.0]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
     monkeypatch.setattr(clock, "_LOOK_S", 0.01)
     monkeypatch.setattr(clock, "_ahead_s", lambda: 1e9 + seconds[0])
-    return seconds
+    yield seconds
+    signal.signal(signal.SIGINT, before)
 
 
 def wait_until_stopped() -> None:
@@ -114,12 +116,14 @@ from harness.errors import StartAgain
 
 @click.command()
 def work():
+    if len(sys.argv) == 1:
+        sys.exit("not stopped")
     raise StartAgain("the clock was put back")
 
 
-if len(sys.argv) > 1:
-    execv = os.execv
-    os.execv = lambda path, words: (os.kill(os.getpid(), int(sys.argv[1])), execv(path, words[:-1]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
+execv = os.execv
+os.execv = lambda path, words: (os.kill(os.getpid(), int(sys.argv[1])), execv(path, words[:-1]))
 group.main.add_command(work)
 group.main(["work"])
 """

@@ -57,7 +57,7 @@ def test_its_code_is_in_the_keys_of_what_is_made_with_it(finished):
     _, run, package = finished
     with_code = {cell.title for cell in run.plan.cells() if cell.spec.get("code")}
     others = {cell.title for cell in run.plan.cells()} - with_code
-    assert others == {"bound of the train images", "bound of the test images"}
+    assert others == {cell.title for cell in run.plan.of_images}
     (digest,) = {cell.spec["code"][package] for cell in run.plan.cells() if cell.spec.get("code")}
     assert digest == run.plan.code[package]
 

@@ -263,7 +263,7 @@ def test_a_study_in_an_object_store(here, tiny, object_store, tmp_path, monkeypa
     assert Store(results).files() == written
     assert not Store(results).folder.files("checkpoints", ".checkpoint")
 
-    assert call("verify", "--results", results) == (0, "30 cells whole, 0 files damaged\n")
+    assert call("verify", "--results", results) == (0, "32 cells whole, 0 files damaged\n")
     code, output = call("tables", "--results", results)
     assert code == 0 and "Table II: sigma" in output and "White box" in output
     code, output = call(
