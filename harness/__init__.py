@@ -67,7 +67,9 @@ __all__ = [
 def _exported(name: str) -> Any:
     """What is asked for the first time; AttributeError for a name that is none of these."""
     if name == "__version__":
-        value: Any = _version()
+        from harness.results.cells import own_version
+
+        value: Any = own_version()
     elif name in _EXPORTS:
         module = import_module(_EXPORTS[name])
         value = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
@@ -83,13 +85,3 @@ if not TYPE_CHECKING:  # to a type checker any name would then exist
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS, "__version__"})
-
-
-def _version() -> str:
-    """The installed version; 'unknown' for a copy of the source that is not installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("harness")
-    except PackageNotFoundError:
-        return "unknown"

@@ -96,11 +96,10 @@ def report(studies: tuple[str, ...], out: Path, gallery: bool, results: str) -> 
 
     It needs no network, sends nothing, and is made of the Parquet files alone.
     """
-    from importlib.metadata import version
-
     from harness.report.database import connect
     from harness.report.page import across, page, shown
     from harness.report.page.gallery import BYTES
+    from harness.results.cells import own_version
 
     store = existing_store(results)
     records = store.studies()
@@ -111,7 +110,7 @@ def report(studies: tuple[str, ...], out: Path, gallery: bool, results: str) -> 
     if len(pages) > 1:
         with connect(store) as connection:
             pages[-1].sections.extend(across(connection))
-    out.write_text(page(pages, version("harness")), encoding="utf-8")
+    out.write_text(page(pages, own_version()), encoding="utf-8")
     click.echo(f"{out}: {', '.join(studies or records)}, {out.stat().st_size / 1000:,.0f} kB")
 
 

@@ -77,6 +77,14 @@ def failure_path(path: Path) -> Path:
     return Path(FAILURES, path).with_suffix(".json")
 
 
+def own_version() -> str:
+    """The harness's installed version; 'unknown' for a copy of the source that is not installed."""
+    try:
+        return version("harness")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def hardware() -> dict[str, Any]:
     """What a cell was made on and with: kept beside its spec, never part of its key.
 

@@ -7,12 +7,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from harness.report.database import connect
+from harness.results.cells import own_version
 from harness.results.store import Store
 from harness.tracking.runs import CONTENT_VERSION, digest
 
@@ -43,7 +43,7 @@ def inputs(store: Store, study: str, record: Mapping[str, Any]) -> str:
     paths = [cell["path"] for cell in record["cells"]]
     done = [path for path in paths if path in files]
     failed = {path: failures[path] for path in paths if path in failures}
-    return digest(CONTENT_VERSION, study, record, done, failed, version("harness"), _code())
+    return digest(CONTENT_VERSION, study, record, done, failed, own_version(), _code())
 
 
 def made(store: Store, study: str, record: Mapping[str, Any]) -> StudyRun:
@@ -52,7 +52,7 @@ def made(store: Store, study: str, record: Mapping[str, Any]) -> StudyRun:
 
     with connect(store, study, settled=True) as connection:
         found = shown(connection, record["study"])
-    files = {REPORT: page([found], version("harness")).encode()}
+    files = {REPORT: page([found], own_version()).encode()}
     drawings = [figure.drawing for section in found.sections for figure in section.figures]
     files |= {f"{FIGURES}/{drawing.name}.png": _png(drawing) for drawing in drawings}
     return StudyRun(_note(study, found.study["title"], found.sentences), files)

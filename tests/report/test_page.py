@@ -11,6 +11,7 @@ from handmade import Study, fill
 from harness.cli import main
 from harness.report.database import connect
 from harness.report.tables import laid_out
+from harness.results import cells
 from harness.results.store import Store
 
 _VOID = {"meta", "br", "input", "img", "link", "hr", "use", "path", "defs"}
@@ -117,3 +118,11 @@ def test_a_study_that_is_not_there_is_a_mistake(results, tmp_path):
     )
     assert told.exit_code == 2 and "nowhere" in told.output and "Traceback" not in told.output
     assert not (tmp_path / "x.html").exists()
+
+
+def test_a_copy_of_the_source_that_is_not_installed_makes_pages(results, tmp_path, monkeypatch):
+    def missing(name: str) -> str:
+        raise cells.PackageNotFoundError(name)
+
+    monkeypatch.setattr(cells, "version", missing)
+    assert "harness unknown" in made(results, tmp_path / "report.html")
