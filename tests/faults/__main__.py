@@ -65,8 +65,10 @@ def main() -> int:
     # Two ranks in each training, so that there are gangs to break.
     trainings = ("base", "defenses.imperceptible_bound", "defenses.adversarial_images")
     gangs = (f"{training}.workers=2" for training in trainings)
-    # Short trainings, in which a minute between checkpoints is for ever.
-    settings = [word for setting in (*gangs, "compute.checkpoint_s=0.5") for word in ("--set", setting)]
+    # Short trainings, in which a minute between checkpoints is for ever; one may be struck more often than
+    # a study would try it again.
+    compute = ("compute.checkpoint_s=0.5", "compute.retries=9")
+    settings = [word for setting in (*gangs, *compute) for word in ("--set", setting)]
     command = Command(chosen.study, ("--workers", "2", *settings))
     faults: list[Fault] = []
     try:
