@@ -32,7 +32,7 @@ def lay_out(study: Row, rows: list[Row]) -> Iterator[Table]:
     judged = [_judged(first) for first in first_rows]
     faint = frozenset(position + 1 for position in faint_lines(judged))
     header = ("network", *(check.replace("_", " ") for check in checks), "verdict")
-    yield Table("check_results", "Checks", _NOTE + failing(judged), header, lines, faint)
+    yield Table("check_results", "Checks of each network", _NOTE + failing(judged), header, lines, faint)
 
 
 def _judged(row: Row) -> Row:
