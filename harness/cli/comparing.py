@@ -50,7 +50,7 @@ def _compare_networks(a: str, b: str, kind: Any, study: str | None, results: str
     from harness.report.printing import render
 
     store = existing_store(results)
-    with connect(store, study or latest(store), settled=True) as connection:
+    with connect(store, study or latest(store)) as connection:
         networks = [_network(connection, words) for words in (a, b)]
         if networks[0] == networks[1]:
             raise HarnessError(f"'{a}' and '{b}' are the same network")
@@ -79,7 +79,7 @@ def _compare_results(a: str, b: str, kind: Any, study: str | None) -> int:
         click.echo(f"equal: {folder_tables.summary(found)}")
         return 0
     most = None if kind == "csv" else folder_tables.MOVED
-    with connect(stores[0], study, settled=True) as ours, connect(stores[1], study, settled=True) as theirs:
+    with connect(stores[0], study) as ours, connect(stores[1], study) as theirs:
         moved = folder_tables.moved(ours, theirs, found.studies, most)
     lay_out = folder_tables.cell_by_cell if kind == "csv" else folder_tables.tables
     text = render(lay_out(found, [moved]), kind)

@@ -51,7 +51,7 @@ def export(study: str | None, out: Path, results: str) -> None:
     records = store.studies()
     if study not in records:
         raise HarnessError(f"no study '{study}' in '{store.folder}'{did_you_mean(study, records)}")
-    with writing(out), connect(store, study, settled=True) as connection:
+    with writing(out), connect(store, study) as connection:
         written = [_write(out / path, content) for path, content in documents(connection)]
         files = _write_images(store, records[study], out)
     click.echo(f"{out}: {len(files)} files of images, {len(written)} of tables and views")
@@ -124,13 +124,13 @@ def figures(studies: tuple[str, ...], out: Path, kinds: tuple[Any, ...], width: 
     inches = {"column": COLUMN, "page": PAGE}[width]
     count = 0
     for name in studies or store.studies():
-        with connect(store, name, settled=True) as connection, writing(out / name):
+        with connect(store, name) as connection, writing(out / name):
             (row,) = query(connection, "from studies").to_pylist()
             made = [drawing for figure in FIGURES for drawing in drawn(connection, row, figure, inches)]
             _save(made, out / name, kinds)
             count += len(made)
     if not studies:
-        with connect(store, settled=True) as connection, writing(out):
+        with connect(store) as connection, writing(out):
             made = list(drawn(connection, {}, "complexity", inches))  # it takes studies of several sizes
             _save(made, out, kinds)
             count += len(made)

@@ -40,7 +40,7 @@ def print_tables(store: "Store", study: str, names: tuple[str, ...], kind: Any) 
     from harness.report.database import connect
     from harness.report.printing import show
 
-    with connect(store, study, settled=True) as connection:
+    with connect(store, study) as connection:
         show(connection, names, kind)
 
 
@@ -105,7 +105,7 @@ def report(studies: tuple[str, ...], out: Path, gallery: bool, results: str) -> 
     records = store.studies()
     pages, each = [], BYTES // max(1, len(studies or records))
     for name in studies or records:
-        with connect(store, name, settled=True) as connection:
+        with connect(store, name) as connection:
             pages.append(shown(connection, records[name]["study"], store if gallery else None, each))
     if len(pages) > 1:
         with connect(store) as connection:

@@ -149,7 +149,7 @@ def _what_next(results: str) -> str:
     where = typed_results(results)
     return (
         "What to look at next:\n"
-        f"  harness report{where}                    one HTML file: ranking, figures, checks, the paper's claims\n"
+        f"  harness report{where}                    one HTML file: ranking, figures, checks\n"
         f"  harness tables{where} --format md        these tables again, as Markdown or CSV\n"
         f"  harness ui{where}                        MLflow: compare the networks, links are printed\n"
         f'  harness sql{where} "from black_box"      any question to the Parquet tables\n'

@@ -32,15 +32,14 @@ CHAPTERS = (
     *("curves", "statistics", "comparison", "lines", "certified", "ranking", "cells", "images", "speed"),
     *("cost", "versions", "complexity", "contests", "scorecard", "grid"),
 )
-# What most tables stand on, each on those before it: see `settle`.
+# Views that most others stand on, each on those before it: computed once, see `_settle`.
 SETTLED = ("accuracies", "smallest_change", "coverage", "robust", "bound_test", "credit", "verdicts")
 _READING = "select, from, with, describe, summarize, show, pivot ... on x in (...)"
 
 
-def connect(store: Store, study: str | None = None, settled: bool = False) -> duckdb.DuckDBPyConnection:
-    """An in-memory data base with the views of views/*.sql over the files that the studies (or one) name.
-
-    ``settled``: as `settle` leaves it, in less time: what stands on a table is understood sooner.
+def connect(store: Store, study: str | None = None) -> duckdb.DuckDBPyConnection:
+    """An in-memory data base with the views of views/*.sql over the files that the studies (or one) name,
+    those of SETTLED computed.
 
     It reads these files and nothing else, and no setting of it can be changed any more. To be closed when it
     has answered (`with connect(store) as connection`): its threads then end before the interpreter does.
@@ -71,25 +70,12 @@ def connect(store: Store, study: str | None = None, settled: bool = False) -> du
         _create(connection, "rekeyed", recorded.REKEYED, rekeyed)
         _create(connection, "code", recorded.CODE, code)
         readable = _create_tables(connection, root, cells)
-        _create_views(connection, settled)
+        _create_views(connection)
         _lock(connection, readable)
     except duckdb.Error as error:
         connection.close()
         raise HarnessError(f"the results in '{store.folder}' cannot be read: {error}") from error
     return connection
-
-
-def settle(connection: duckdb.DuckDBPyConnection) -> None:
-    """Compute once what most tables stand on: these views become tables of the same rows.
-
-    For whoever makes many tables: a view is computed anew, from the files, each time that another names it.
-    """
-    views = connection.execute("select view_name from duckdb_views() where not internal").fetchall()
-    for name in SETTLED:
-        if (name,) in views:
-            connection.execute(f"create table settled as from {name}")
-            connection.execute(f"drop view {name}")
-            connection.execute(f"alter table settled rename to {name}")
 
 
 def query(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
@@ -182,14 +168,27 @@ def _from_cells(table: TableSchema) -> tuple[str, ...]:
     return (*(("study",) if table.of_studies else ()), *table.partition)
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection, settled: bool) -> None:
+def _create_views(connection: duckdb.DuckDBPyConnection) -> None:
     package = Path(str(resources.files("harness.report")))
     for path in sorted((package / "paper").glob("*.csv")):
         connection.execute(f"create table paper_{path.stem} as from read_csv($1)", [str(path)])
     for chapter in CHAPTERS:
         connection.execute((package / "views" / f"{chapter}.sql").read_text())
-        if settled:
-            settle(connection)
+        _settle(connection)
+
+
+def _settle(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make tables of the views among SETTLED, of the same rows.
+
+    A view is computed anew, from the files, each time that another names it, and understood anew with all
+    that it stands on: with tables below them even one question to the upper views is answered sooner.
+    """
+    views = connection.execute("select view_name from duckdb_views() where not internal").fetchall()
+    for name in SETTLED:
+        if (name,) in views:
+            connection.execute(f"create table settled as from {name}")
+            connection.execute(f"drop view {name}")
+            connection.execute(f"alter table settled rename to {name}")
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, readable: Iterable[str]) -> None:

@@ -84,7 +84,7 @@ class Headlines:
 
 def headlines(store: Store, study: str) -> Headlines:
     """Raises HarnessError where the results can't be read."""
-    with connect(store, study, settled=True) as connection:
+    with connect(store, study) as connection:
         shares = query(connection, _METRICS).to_pylist()
         covered = query(connection, _COVERED).to_pylist()
         first = query(connection, _FIRST).to_pylist()

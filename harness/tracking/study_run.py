@@ -50,7 +50,7 @@ def made(store: Store, study: str, record: Mapping[str, Any]) -> StudyRun:
     """Draw the report. HarnessError where the results can't be read."""
     from harness.report.page import page, shown
 
-    with connect(store, study, settled=True) as connection:
+    with connect(store, study) as connection:
         found = shown(connection, record["study"])
     files = {REPORT: page([found], own_version()).encode()}
     drawings = [figure.drawing for section in found.sections for figure in section.figures]

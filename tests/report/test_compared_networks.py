@@ -141,7 +141,7 @@ def test_tables_say_what_is_missing_and_what_fails(store):
     made = [*both(), clean(TWIN, "1" * 20)]
     planned = Measured(DEFENDED, Attack("apgd_ce", "APGD", "apgd_ce", 0.1), "1" * 20, is_there=False)
     write(store, [*made, planned], checks=[check(DEFENDED, "gradients", "fail", "gradients are zero")])
-    with connect(store, settled=True) as connection:
+    with connect(store) as connection:
         a, b = network(connection, "base"), network(connection, DEFENDED.title)
         (table,) = compared(connection, a, b)
         (with_twin,) = compared(connection, a, network(connection, "twin"))

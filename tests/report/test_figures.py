@@ -42,7 +42,7 @@ def many(tmp_path_factory) -> Iterator[duckdb.DuckDBPyConnection]:
         sizes = {"linf": rng.uniform(0, 0.1, 20)}
         measured += [clean(network, "1" * 20), Measured(network, PGD, "0" * 20, sizes)]
     write(store, measured, bound=[0.1] * 20)
-    with connect(store, settled=True) as connection:
+    with connect(store) as connection:
         yield connection
 
 
@@ -76,7 +76,7 @@ def test_made_again_the_bytes_are_the_same(store, tmp_path):
 
 @pytest.mark.parametrize("width", WIDTHS.values())
 def test_nothing_is_cut_off_or_covered(store, many, width):
-    with connect(store, settled=True) as few:
+    with connect(store) as few:
         found = [(each, few) for each in FIGURES] + [("robustness", many)]
         for name, connection in found:
             (study,) = query(connection, "from studies").to_pylist()

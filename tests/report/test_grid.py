@@ -17,7 +17,7 @@ from harness.results.store import Store
 def connection(tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("grid") / "results").open()
     fill(store, Study())
-    with connect(store, settled=True) as opened:
+    with connect(store) as opened:
         yield opened
 
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from scipy import stats
 from test_views import rows, values
 
-from harness.report.database import SETTLED, connect, query, settle
+from harness.report import database
+from harness.report.database import SETTLED, connect, query
 from harness.report.printing import _grid, render
 from harness.report.tables import laid_out
 from harness.report.tables.table import Table
@@ -596,16 +597,20 @@ def test_what_is_printed_fits(ranked, three_seeds):
         assert max(map(len, lines)) <= 115
 
 
-def test_what_is_settled_is_what_the_views_say(store):
+def test_what_is_settled_is_what_the_views_say(store, monkeypatch):
     write(store, several_attacks(), bound=[0.1] * 10)
-    with connect(store) as connection:
-        before = {name: rows(connection, f"from {name} order by all") for name in SETTLED}
-        settle(connection)
-        settle(connection)
+
+    def said() -> tuple[set[str], dict[str, list[dict]]]:
+        """The names of tables, and the rows of what may be settled."""
         kinds = "select table_name from information_schema.tables where table_type = 'BASE TABLE'"
-        assert {*SETTLED} <= {row["table_name"] for row in rows(connection, kinds)}
-        assert {name: rows(connection, f"from {name} order by all") for name in SETTLED} == before
-        assert query(connection, "from ranking").num_rows == 2
-    with connect(store, settled=True) as connection:
-        assert {*SETTLED} <= {row["table_name"] for row in rows(connection, kinds)}
-        assert {name: rows(connection, f"from {name} order by all") for name in SETTLED} == before
+        with connect(store) as connection:
+            assert query(connection, "from ranking").num_rows == 2
+            tables = {row["table_name"] for row in rows(connection, kinds)}
+            return tables, {name: rows(connection, f"from {name} order by all") for name in SETTLED}
+
+    tables, settled = said()
+    assert {*SETTLED} <= tables
+    monkeypatch.setattr(database, "SETTLED", ())
+    tables, unsettled = said()
+    assert not {*SETTLED} & tables
+    assert settled == unsettled

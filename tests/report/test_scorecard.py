@@ -33,7 +33,7 @@ def attacked(network: Network, count: int, seed: int = 0) -> Measured:
 
 
 def scorecard(store: Store, claim: str) -> list[dict]:
-    with connect(store, settled=True) as connection:
+    with connect(store) as connection:
         return query(connection, f"from scorecard where claim = '{claim}'").to_pylist()
 
 
@@ -167,7 +167,7 @@ def test_table_2_within_a_thousandth(store, distance, verdict):
 @pytest.mark.parametrize("paper", ["cifar10", "mnist", "tinyimagenet", None])
 def test_every_claim_has_a_row_and_every_row_a_verdict(store, paper):
     fill(store, Study(paper=paper))
-    with connect(store, settled=True) as connection:
+    with connect(store) as connection:
         rows = query(connection, "from scorecard").to_pylist()
         claims = query(connection, "from paper_claims").to_pylist()
         (table,) = laid_out(connection, ("scorecard",))

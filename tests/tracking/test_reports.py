@@ -62,7 +62,7 @@ def test_the_networks_stand_below_it_and_it_says_what_comes_first(store: Store) 
     assert len(networks) == NETWORKS
     assert {run.data.tags["mlflow.parentRunId"] for run in networks} == {study.info.run_id}
     assert (study.info.run_name, study.info.status) == ("mini", "FINISHED")
-    with connect(store, "mini", settled=True) as connection:
+    with connect(store, "mini") as connection:
         sentences = shown(connection, {"name": "mini"}).sentences
     assert sentences
     for sentence in sentences:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import duckdb
 
 from harness.errors import HarnessError, did_you_mean
-from harness.report.database import query, settle
+from harness.report.database import query
 from harness.report.recorded import Row
 from harness.report.tables import (
     adversarial_training,
@@ -76,7 +76,6 @@ def laid_out(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...] = ())
     Raises HarnessError for an unknown name, and for a table of a data set that no study here has.
     """
     _check_names(connection, which)
-    settle(connection)
     layouts = {name: layout for name, layout in TABLES.items() if _is_picked(name, layout, which)}
     made = [*_of_studies(connection, layouts, which), *_of_no_study(connection, layouts)]
     shown = {name for layout, table in made for name in (table.name, *_names(layout))}
@@ -92,7 +91,6 @@ def laid_out(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...] = ())
 def as_views(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...] = ()) -> list[Table]:
     """The views themselves, one value a column and every digit of it: for other programs to read."""
     _check_names(connection, which)
-    settle(connection)
     names = which or tuple(name for name, layout in TABLES.items() if layout.in_csv)
     return [as_table(name, query(connection, f'from "{name}"'), exact) for name in names]
 
