@@ -23,6 +23,7 @@ Format = Literal["rich", "md", "csv"]
 SHOWN_ROWS = 200  # of a query's answer in a terminal; the other formats print all
 PIPED_WIDTH = 120  # columns of the rich format where the output is no terminal
 ANY_WIDTH = 10_000  # a line too long is easier to read than columns squeezed to a letter
+_LONGEST_NAME = 45  # characters that the first column may take without a break
 
 
 def show(connection: duckdb.DuckDBPyConnection, which: tuple[str, ...], format: Format) -> None:
@@ -84,7 +85,9 @@ def _grid(table: Table) -> Grid:
     columns = _columns(table)
     for position, name in enumerate(table.header):
         justify: Literal["left", "right"] = "right" if _are_numbers(columns[position]) else "left"
-        grid.add_column(Text(name), justify=justify, overflow="fold", no_wrap=position == 0)
+        # What a line is of stays in one line, unless it is a sentence, which would leave the others no room.
+        no_wrap = position == 0 and max(map(len, columns[0]), default=0) <= _LONGEST_NAME
+        grid.add_column(Text(name), justify=justify, overflow="fold", no_wrap=no_wrap)
     for position, line in enumerate(zip(*map(_aligned, columns), strict=True)):
         grid.add_row(*map(Text, line), style="dim" if position in table.faint else "")
     return grid

@@ -321,6 +321,13 @@ def test_points_stand_in_one_column():
     assert [line[3:].rstrip() for line in lines[2:]] == [" 9.1 [8.0, 9.9]", "10.2 [9.0, 11.0]", "   -"]
 
 
+def test_a_first_column_of_sentences_leaves_the_others_room():
+    sentence = "Seconds grow by O(n + k), adversarial training's by O(m n + k) (V-F)"
+    table = Table("x", "", "", ("claim", "verdict", "why"), [(sentence, "not reproduced", "word " * 12)])
+    lines = render([table], "rich", width=80).splitlines()
+    assert any("not reproduced" in line for line in lines) and max(map(len, lines)) <= 80
+
+
 def test_show_query(full, capsys):
     columns = "study, k, 1 / 3 as third, null as nothing, true as yes"
     show_query(full, f"select {columns} from black_box where k > 2 limit 1", "csv")
