@@ -109,7 +109,7 @@ def test_show_and_studies():
     assert yaml.safe_load(output)["defenses"]["imperceptible_bound"]["k"] == [3.0]
     code, output = call("studies")
     full = ("cifar10", "mnist", "tinyimagenet")
-    expected = sorted([*full, *(f"{name}-h100" for name in full), "quick"])
+    expected = sorted(["quick", *(f"{name}{form}" for name in full for form in ("", "-cpu", "-h100"))])
     assert [line.split()[0] for line in output.splitlines()] == expected
 
 
