@@ -172,23 +172,29 @@ def _create_views(connection: duckdb.DuckDBPyConnection) -> None:
     package = Path(str(resources.files("harness.report")))
     for path in sorted((package / "paper").glob("*.csv")):
         connection.execute(f"create table paper_{path.stem} as from read_csv($1)", [str(path)])
+    whole = True
     for chapter in CHAPTERS:
         connection.execute((package / "views" / f"{chapter}.sql").read_text())
-        _settle(connection)
+        whole = whole and _settle(connection)
 
 
-def _settle(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make tables of the views among SETTLED, of the same rows.
+def _settle(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Make tables of the views among SETTLED, of the same rows; whether that could be done.
 
     A view is computed anew, from the files, each time that another names it, and understood anew with all
-    that it stands on: with tables below them even one question to the upper views is answered sooner.
+    that it stands on: with tables below them even one question to the upper views is answered sooner. One
+    that a damaged file is below stays a view: who asks what stands on it is told.
     """
     views = connection.execute("select view_name from duckdb_views() where not internal").fetchall()
     for name in SETTLED:
         if (name,) in views:
-            connection.execute(f"create table settled as from {name}")
+            try:
+                connection.execute(f"create table settled as from {name}")
+            except duckdb.Error:
+                return False
             connection.execute(f"drop view {name}")
             connection.execute(f"alter table settled rename to {name}")
+    return True
 
 
 def _lock(connection: duckdb.DuckDBPyConnection, readable: Iterable[str]) -> None:

@@ -183,6 +183,18 @@ def test_damaged_file(store):
         laid_out(connect(store))
 
 
+def test_a_damaged_file_is_told_to_those_who_ask_of_it(store):
+    fill(store, Study())
+    path = next(store.root.glob("evaluation/**/access=black_box/*.parquet"))
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)
+    path.write_bytes(data)
+    with connect(store) as connection:
+        assert query(connection, "from bound").num_rows > 0
+        with pytest.raises(HarnessError):
+            query(connection, "from black_box")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
