@@ -134,6 +134,22 @@ def _download(spec: DatasetSpec, data: Path | None) -> str:
 # --- images -----------------------------------------------------------------------------------------
 
 
+def image_shape(spec: DatasetSpec, data: Path | None) -> tuple[int, int, int] | None:
+    """C, H, W of the source's first training image; None where its files are not there.
+
+    Raises HarnessError when files that are there are truncated or corrupt.
+    """
+    source = SOURCES[spec.source]
+    if source.files and data is None:
+        return None
+    files = expected_files(spec, data)
+    if not all(path.is_file() for path in files):
+        return None
+    train = source.open(files).train
+    _, channels, height, width = train.read(train.ids[:1]).shape
+    return channels, height, width
+
+
 def load(spec: DatasetSpec, data: Path | None) -> Dataset:
     """The images that ``spec`` asks for: classes, then stratified images of each split, drawn by its seed.
 

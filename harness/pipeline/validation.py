@@ -70,8 +70,7 @@ def check_networks(study: Study, data: Path | None, dataset: Callable[[], Datase
 
     Those of the harness's own that start with drawn weights always can. Attacks and defenses are left for
     when they run: on a network without training an honest one may fail, and what fails there is its own
-    cells alone. Official data sets are not read: what their images look like is known. ``dataset`` reads
-    others.
+    cells alone. Of official data sets one image is read, where it is there; ``dataset`` reads others.
     """
     doubtful = {
         name: one

@@ -68,7 +68,10 @@ def whole(prices: Sequence[Price], start_up: StartUp, workers: int) -> float:
 
 
 def extent(study: Study, data: Path | None) -> Extent:
-    """The study's images: from what the official files are known to hold, else by loading them."""
+    """The study's images: from what the official files are known to hold, else by loading them.
+
+    Copies may have smaller images than the official files, so one is looked at where they are in ``data``.
+    """
     spec = study.dataset
     official = SOURCES[spec.source].extent
     if official is None:
@@ -81,7 +84,8 @@ def extent(study: Study, data: Path | None) -> Extent:
     train, test = (count * kept // official.classes for count in (official.train, official.test))
     train, test = min(spec.train_limit or train, train), min(spec.test_limit or test, test)
     held = spec.validation_limit or 0
-    return Extent(train - held, test, official.shape, kept, held, spec.white_box_limit)
+    shape = datasets.image_shape(spec, data) or official.shape
+    return Extent(train - held, test, shape, kept, held, spec.white_box_limit)
 
 
 def workers_here() -> int:

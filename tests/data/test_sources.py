@@ -31,7 +31,7 @@ from tiny_sources import (
 from harness.data import encoded as encoded_images
 from harness.data import parquet as parquet_files
 from harness.data import tinyimagenet
-from harness.data.datasets import fingerprint, load, prepare
+from harness.data.datasets import fingerprint, image_shape, load, prepare
 from harness.data.source import stratified
 from harness.data.tinyimagenet import is_official
 from harness.errors import HarnessError
@@ -191,6 +191,15 @@ def test_tinyimagenet(tmp_path: Path) -> None:
     part = load(spec("tinyimagenet", classes=2, train_limit=3, seed=1), tmp_path)
     assert len(part.classes) == 2 and len(part.train.ids) == 3
     assert np.array_equal(part.train.pixels, dataset.train.pixels[part.train.ids])
+
+
+def test_a_copy_may_have_smaller_images(tmp_path: Path) -> None:
+    tiny = spec("tinyimagenet")
+    assert image_shape(tiny, None) is None
+    assert image_shape(tiny, tmp_path) is None
+    write_zip(tmp_path)
+    assert image_shape(tiny, tmp_path) == (3, 4, 4)
+    assert image_shape(spec("digits"), None) == (1, 8, 8)
 
 
 def test_official_by_size_and_md5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from attack_cases import FROM_OUTSIDE
 from conftest import run_study
+from tiny_sources import write_zip
 from torch import Tensor, nn
 
 from harness.attacks import ATTACKS
@@ -75,6 +76,12 @@ def test_every_method_has_a_price():
 )
 def test_extent(tiny: dict[str, Any], source: str, limits: dict[str, int], expected: costs.Extent):
     assert costs.extent(build({**tiny, "dataset": {"source": source, **limits}}), None) == expected
+
+
+def test_extent_of_a_copy_with_smaller_images(tiny: dict[str, Any], tmp_path: Path):
+    write_zip(tmp_path)
+    study = build({**tiny, "dataset": {"source": "tinyimagenet", "classes": 40}})
+    assert costs.extent(study, tmp_path) == costs.Extent(20_000, 2_000, (3, 4, 4), 40)
 
 
 def test_a_study_costs_what_its_run_leaves(tiny: dict[str, Any], tmp_path: Path):
