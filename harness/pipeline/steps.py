@@ -26,7 +26,7 @@ STEPS = (
         "attack",
         "attacks",
         "attack",
-        "III-B, Table III, Fig. 5",
+        "III-B, Table III, Fig. 1 and 5",
         "adversarial images made on the base network",
     ),
     Step("defense", "training", "training", "III-C, eq. 4-7", "the paper's defense, over its grid"),

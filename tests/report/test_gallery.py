@@ -83,7 +83,7 @@ def least_change():
 
 def test_the_attack_that_changes_least_is_shown_from_the_smallest_change_to_the_largest(results):
     attack, place, fooled = least_change()
-    gallery = shown(results).galleries[0]
+    gallery = shown(results).galleries[1]
     assert gallery.title == f"{attack.title} on base"
     sigma = bound_rows(1)["distance"][:IMAGES] / 4
     ratio = attack_rows(place)["mean_l1"] / sigma
@@ -95,7 +95,7 @@ def test_the_attack_that_changes_least_is_shown_from_the_smallest_change_to_the_
 def test_the_pictures_are_the_images(results):
     _, place, _ = least_change()
     made_on_base, clean = adversarial(place), clean_images()
-    for specimen in shown(results).galleries[0].specimens:
+    for specimen in shown(results).galleries[1].specimens:
         image = specimen.image_id
         itself, attacked, change, nearest = specimen.pictures
         assert (values(itself.uri) == clean[image]).all()
@@ -112,7 +112,7 @@ def test_the_pictures_are_the_images(results):
 
 
 def test_the_first_defended_network_whose_images_are_kept_is_shown(results):
-    gallery = shown(results).galleries[1]
+    gallery = shown(results).galleries[2]
     places = [p for p, (n, a, _, _) in enumerate(STUDY.evaluations()) if n == GRID[1] and a in WHITE_BOX]
     means = {place: attack_rows(place)["mean_l1"][: right(GRID[1], CLEAN, 0)].mean() for place in places}
     made_on_it = adversarial(min(means, key=means.__getitem__))
@@ -122,13 +122,34 @@ def test_the_first_defended_network_whose_images_are_kept_is_shown(results):
         assert (values(specimen.pictures[1].uri) == np.rint(made_on_it[specimen.image_id] * 255)).all()
 
 
+def test_figure_1_is_the_image_that_stands_for_most(results):
+    """By hand: an attack is effective where it fools with a mean l1 of at most the mean sigma."""
+    mean_sigma = bound_rows(0)["distance"][:IMAGES].mean() / 4
+    outcomes = {}
+    for attack, (place, fooled) in on_base().items():
+        outcomes[attack] = np.isin(np.arange(IMAGES), fooled) & (attack_rows(place)["mean_l1"] <= mean_sigma)
+    agree = sum((one == (one.mean() > 0.5)).astype(int) for one in outcomes.values())
+    image = max(SAMPLED, key=lambda each: (agree[each], -each))
+    figure = shown(results).galleries[0]
+    assert figure.title.startswith("Fig. 1") and {each.image_id for each in figure.specimens} == {image}
+    assert f"{agree[image]} of {len(outcomes)} attacks do to it what they do to most" in figure.words
+    for specimen, (attack, effective) in zip(figure.specimens, outcomes.items(), strict=True):
+        place, fooled = on_base()[attack]
+        assert (values(specimen.pictures[1].uri) == np.rint(adversarial(place)[image] * 255)).all()
+        judged = "effective" if effective[image] else "not effective"
+        assert specimen.caption.startswith(f"by {attack.title}: {judged}")
+        assert ("as it does not fool" in specimen.caption) == (image not in fooled)
+        assert f"effective on {100 * effective.mean():.0f} % of all images" in specimen.caption
+
+
 def test_what_does_not_fit_is_left_out(results):
     whole = shown(results)
-    images = [specimen.image_id for specimen in whole.galleries[1].specimens]
-    assert [len(gallery.specimens) for gallery in shown(results, 1).galleries] == [1, 1]
+    images = [specimen.image_id for specimen in whole.galleries[2].specimens]
+    counts = [len(gallery.specimens) for gallery in shown(results, 1).galleries]
+    assert counts == [len(STUDY.attacks), 1, 1], "Fig. 1 is whole"
     most = _all_bytes(whole) * 3 // 4
     fewer = shown(results, most)
-    chosen = [specimen.image_id for specimen in fewer.galleries[1].specimens]
+    chosen = [specimen.image_id for specimen in fewer.galleries[2].specimens]
     assert 1 < len(chosen) < len(images) and [image for image in images if image in chosen] == chosen
     assert _all_bytes(fewer) <= most
     assert {p.image_id for p in fewer.passports} == {s.image_id for g in fewer.galleries for s in g.specimens}

@@ -3,7 +3,7 @@
 import base64
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,12 @@ class Specimen:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What one attack made on one network."""
+    """What one attack made on one network, or all attacks of one image: then it ``is_whole`` or nothing."""
 
     title: str
     words: str
     specimens: list[Specimen]
+    is_whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Galleries:
 def galleries(
     connection: duckdb.DuckDBPyConnection, store: Store, study: Row, most_bytes: int = BYTES
 ) -> Galleries | None:
-    """Of what the attacks that change least made on the base network and on the first defended one.
+    """One image under every attack on the base network (Fig. 1), then what the attacks that change least made
+    on the base network and on the first defended one.
 
     Of a study (its row of `studies`), for its first seed; so many images that they take ``most_bytes`` at
     most. None where the results hold no pictures or no adversarial images. Raises HarnessError for a file
@@ -75,7 +77,8 @@ def galleries(
     attacks = _attacks(connection, store, study["seeds"][0])
     known = passports(connection, study, sample, study["seeds"][0]) if sample and attacks else []
     by_image = {passport.image_id: passport for passport in known}
-    found = [_gallery(connection, store, study, attack, sample, by_image) for attack in attacks]
+    found = [_of_one_image(connection, store, study, sample, by_image)] if attacks else []
+    found += [_gallery(connection, store, study, attack, sample, by_image) for attack in attacks]
     found = [gallery for gallery in found if gallery.specimens]
     if not found:
         return None
@@ -96,6 +99,47 @@ def _attacks(connection: duckdb.DuckDBPyConnection, store: Store, seed: int) -> 
     return [*chosen.values()]
 
 
+def _of_one_image(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    study: Row,
+    sample: dict[int, dict[str, Row]],
+    known: dict[int, Passport],
+) -> Gallery:
+    """Fig. 1: of the sampled images, the one to which the attacks do what they do to most images."""
+    wanted = f"seed = {int(study['seeds'][0])} and effective is not null"
+    sampled = "image_id in (select image_id from pictures)"
+    order = "agrees desc, image_id, position, path"
+    text = f"from attacks_on_images where {wanted} and {sampled} order by {order}"
+    rows = query(connection, text).to_pylist()
+    kept = [row for row in rows if store.has_tensors(Path(row["path"]))]
+    mine = [row for row in kept if row["image_id"] == kept[0]["image_id"]]
+    specimens = []
+    for row in mine:
+        image = row["image_id"]
+        base = {**row, "role": "base"}
+        plain = _specimen(row, base, sample[image], _made(store, row["path"])[image], known[image])
+        specimens.append(replace(plain, caption=f"{_judged(row)} {plain.caption}"))
+    if not mine:
+        return Gallery("", "", [])
+    first, sigma = mine[0], number(mine[0]["mean_sigma"], 2)
+    words = (
+        f"Image {first['image_id']} under each attack on the base network. An attack is effective (III-B) "
+        "where it fools with a mean l1 change of at most the mean sigma of the training images, here "
+        f"{sigma} (k={study['effectiveness_k']:g}). Of the sampled images this one stands best for all: "
+        f"{first['agrees']} of {len(mine)} attacks do to it what they do to most."
+    )
+    return Gallery("Fig. 1: every attack on one image", words, specimens, is_whole=True)
+
+
+def _judged(row: Row) -> str:
+    """An attack on an image, as the paper judges it."""
+    judged = "effective" if row["effective"] else "not effective"
+    why = "" if row["fooled"] else ", as it does not fool"
+    change, share = number(row["mean_l1"], 2), f"{row['of_images']:.0f} % of all images"
+    return f"by {row['attack_title']}: {judged}{why} (mean l1 {change}; effective on {share});"
+
+
 def _gallery(
     connection: duckdb.DuckDBPyConnection,
     store: Store,
@@ -110,12 +154,9 @@ def _gallery(
     attacked = [row for row in rows if row["image_id"] in sample]  # a white box may be of some images alone
     right = [row for row in attacked if row["clean_prediction"] == row["label"]]
     mine = [row for row in right if row["fooled"]]
-    place = {image: row for row, image in enumerate(store.rows(path)["image_id"].to_pylist())}
-    images = store.tensors_at(Path(path))["adversarial"]
+    made = _made(store, path)
     specimens = [
-        _specimen(
-            row, attack, sample[row["image_id"]], images[place[row["image_id"]]], known[row["image_id"]]
-        )
+        _specimen(row, attack, sample[row["image_id"]], made[row["image_id"]], known[row["image_id"]])
         for row in mine
     ]
     kept = "attacks that fool half of the images and" if attack["fooled"] >= 50 else "attacks"
@@ -128,6 +169,12 @@ def _gallery(
     )
     seed = f" (seed {attack['seed']})" if len(study["seeds"]) > 1 else ""
     return Gallery(f"{attack['attack_title']} on {attack['title']}{seed}", words, specimens)
+
+
+def _made(store: Store, path: str) -> dict[int, np.ndarray]:
+    """Image -> float [C, H, W] in [0, 1], as the attack of the cell at ``path`` made it."""
+    images = store.tensors_at(Path(path))["adversarial"]
+    return dict(zip(store.rows(path)["image_id"].to_pylist(), images, strict=True))
 
 
 def _specimen(
@@ -208,8 +255,10 @@ def _fitting(found: Sequence[Gallery], fits: Callable[[list[Gallery]], Any]) -> 
 
 
 def _some(gallery: Gallery, count: int) -> Gallery:
+    if gallery.is_whole:
+        return gallery
     chosen = [gallery.specimens[place] for place in evenly(len(gallery.specimens), count)]
-    return Gallery(gallery.title, gallery.words, chosen)
+    return replace(gallery, specimens=chosen)
 
 
 def _bytes(shown: Iterable[Gallery], known: dict[int, Passport]) -> int:

@@ -120,3 +120,24 @@ left join (
     and p.step_size is not distinct from c.step_size
 where c.mean_l1 is not null
 order by c.study, n.position, c.fooled < 50, c.mean_l1, c.path;
+
+-- Fig. 1: what each attack on the base network does to an image that the network is right on. First the image that
+-- stands best for all others.
+--   effective     fooled by a mean l1 of at most the mean sigma of the training images (III-B)
+--   of_images     per cent of the images on which the attack is effective
+--   agrees        attacks that do to this image what they do to most
+create view attacks_on_images as
+with black_box as (
+    select distinct study, cell from attack where split = 'test'
+), judged as (
+    select m.*, e.attack_title, e.position, e.mean_sigma, m.fooled and m.mean_l1 <= e.mean_sigma as effective
+    from made_images m
+    join black_box b on b.study = m.study and b.cell = m.cell
+    join effectiveness e on e.study = m.study and e.seed = m.seed
+        and e.attack = m.attack and e.epsilon is not distinct from m.epsilon
+    where m.clean_prediction = m.label
+), counted as (
+    select *, 100 * avg(effective::int) over (partition by study, cell, seed) as of_images from judged
+)
+select *, sum((effective = (of_images > 50))::int) over (partition by study, seed, image_id) as agrees
+from counted order by study, seed, agrees desc, image_id, position;
