@@ -1,10 +1,10 @@
 """Seconds of making training images and of training on them, over sizes of the training set (V-F).
 
-    python tests/load/complexity.py [--csv FILE] [--results FOLDER] [SIZE ...]
+    python tests/load/complexity.py [--csv FILE] [--results FOLDER] [--seeds COUNT] [SIZE ...]
 
-A study of digits for each size: the bound's defense (k = 2, n = 10), and adversarial training with each of
-the paper's attacks, without Ray, so that nothing else is at work. Writes the view `complexity`, prints what
-V-F comes to.
+A study of digits for each size, over some seeds: the bound's defense (k = 2, n = 10), and adversarial
+training with each of the paper's attacks, without Ray, so that nothing else is at work. Writes the view
+`complexity`, prints what V-F comes to.
 """
 
 import argparse
@@ -29,9 +29,10 @@ _SETTINGS = (
 )
 
 
-def run(size: int, results: Path) -> None:
+def run(size: int, seeds: int, results: Path) -> None:
     """The study of so many training images; what is there stays."""
-    settings = (f"name=complexity-{size}", f"dataset.train_limit={size}", *_SETTINGS)
+    sized = (f"name=complexity-{size}", f"dataset.train_limit={size}", f"seeds={list(range(seeds))}")
+    settings = (*sized, *_SETTINGS)
     words = [word for setting in settings for word in ("--set", setting)]
     command = [sys.executable, "-m", "harness.cli", "run", "quick", *words, "--workers", "0"]
     subprocess.run([*command, "--results", str(results)], check=True, stdout=subprocess.DEVNULL)
@@ -42,13 +43,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sizes", nargs="*", type=int, default=_SIZES)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--csv", type=Path, default=Path("complexity.csv"))
     parser.add_argument("--results", type=Path, help="keep the studies here")
     wanted = parser.parse_args()
     with ExitStack() as stack:
         results = wanted.results or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for size in wanted.sizes:
-            run(size, results)
+            run(size, wanted.seeds, results)
         connection = stack.enter_context(connect(Store(results)))
         (table,) = as_views(connection, ("complexity",))
         lines = [",".join(line) for line in (table.header, *table.rows)]
