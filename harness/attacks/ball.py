@@ -28,6 +28,16 @@ def each(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
+def unit(change: Tensor) -> Tensor:
+    """Each image's change divided by its l2; zeros stay zeros.
+
+    By the largest value first: squares of 1e-23 vanish in float32.
+    """
+    tiny = torch.finfo(change.dtype).tiny
+    scaled = change / each(size(change, "linf").clamp(min=tiny))
+    return scaled / each(size(scaled, "l2").clamp(min=tiny))
+
+
 def nearest(clean: Tensor, change: Tensor, radius: Tensor, norm: Norm) -> Tensor:
     """The images within ``radius`` [B] of the clean ones, in [0, 1], nearest to clean + change.
 

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from harness.networks.classifier import Classifier, low_precision
 from harness.networks.randomised import Expected
 
-State = dict[str, Tensor]  # what an attack knows of each image: a row an image in every tensor
+# What an attack knows of each image: a row an image in every tensor, by the same names in all attacks.
+#   clean, label, id    what it was given
+#   x                   where the image is, [B, C, H, W]
+#   kept                the image to return, where that is not x
+#   step                steps since it last began, int64
+State = dict[str, Tensor]
 
 
 @contextmanager
@@ -89,20 +94,20 @@ def looks_every(device: torch.device) -> int:
     return 1 if device.type == "cpu" else _LOOKS_EVERY
 
 
-def compacted(images: State, size: int, step: Step, result: str = "x", every: int = 1) -> Tensor:
-    """Images taken through ``step`` until they are done, ``size`` at a time: their last ``result``, in order.
+def compacted(images: State, size: int, step: Step, every: int = 1) -> Tensor:
+    """Images taken through ``step`` until they are done, ``size`` at a time: what is kept of them, in order.
 
     ``step`` makes one iteration of a batch of states and says which images are done, bool [B]: those leave
     the batch, and the next ones take their place. As each iterates until it is done itself, and its state is
     its own, it does not matter which share a batch. What it is given is the batch's own: it may change it.
 
-    They leave only after ``every`` steps, for a ``step`` that no longer changes the ``result`` of an image
-    that is done, and goes on to call it so. On a GPU the host waits once for every look, and not for those
+    They leave only after ``every`` steps, for a ``step`` that no longer changes what is kept of an image that
+    is done, and goes on to call it so. On a GPU the host waits once for every look, and not for those
     that leave.
     """
-    any_value = images[result]
-    count, device = len(any_value), any_value.device
-    last = torch.empty_like(any_value)
+    result = "kept" if "kept" in images else "x"
+    last = torch.empty_like(images[result])
+    count, device = len(last), last.device
     waiting = min(size, count)  # the next image to enter
     slots = torch.arange(waiting, device=device)  # the images in the batch
     batch = {name: value[:waiting].clone() for name, value in images.items()}

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.attacks.attack import Attack, Gradients, Norm
+from harness.attacks.ball import each
 from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits, margin
 from harness.settings import Count
 
@@ -71,14 +72,14 @@ class CwL2(Attack):
             lead, gradient = self._lead(through, x, s["label"], s["constant"])
             loss = square + s["constant"] * lead.clamp(min=0)
             left = lead < 0
-            nearer = left & (square < s["best_square"])
+            nearer = left & (square < s["kept_square"])
             if through is not network:
                 rows = nearer.nonzero()[:, 0]
                 if len(rows):
                     left[rows] = margin(network(x[rows]), s["label"][rows]) + self.confidence < 0
                     nearer = nearer & left
-            s["best"] = torch.where(_wide(nearer), x, s["best"])
-            s["best_square"] = torch.where(nearer, square, s["best_square"])
+            s["kept"] = torch.where(each(nearer), x, s["kept"])
+            s["kept_square"] = torch.where(nearer, square, s["kept_square"])
             s["succeeded"] = s["succeeded"] | left & (s["step"] >= judged_from)
             checked = s["step"] % check_every == 0
             s["step"] = s["step"] + 1
@@ -96,12 +97,12 @@ class CwL2(Attack):
 
         lead = margin(logits(network, images, batch_size), labels) + self.confidence
         attacked = (lead >= 0).nonzero()[:, 0]
-        best = images.clone()
+        kept = images.clone()
         if len(attacked):
             start = _start(images[attacked], labels[attacked], self.initial_constant)
             with torch.no_grad():
-                best[attacked] = compacted(start, batch_size, step, "best")
-        return [best]
+                kept[attacked] = compacted(start, batch_size, step)
+        return [kept]
 
     def _lead(
         self, network: nn.Module, images: Tensor, label: Tensor, constant: Tensor
@@ -129,7 +130,7 @@ def _start(clean: Tensor, label: Tensor, constant: float) -> State:
         "previous": infinite,  # the loss when it was last checked
     }
     adam = {"w": w, "mean": torch.zeros_like(w), "variance": torch.zeros_like(w)}
-    return {"clean": clean, "label": label, "best": clean, "best_square": infinite} | search | adam
+    return {"clean": clean, "label": label, "kept": clean, "kept_square": infinite} | search | adam
 
 
 def _adam(state: State, gradient: Tensor, steps: Tensor, learning_rate: float) -> None:
@@ -142,7 +143,7 @@ def _adam(state: State, gradient: Tensor, steps: Tensor, learning_rate: float) -
     steps = steps.double()
     rate = (learning_rate / (1 - 0.9**steps)).float()
     scale = (1 - 0.999**steps).float()
-    state["w"].sub_((_wide(rate) * mean).div_((variance / _wide(scale)).sqrt_().add_(1e-8)))
+    state["w"].sub_((each(rate) * mean).div_((variance / each(scale)).sqrt_().add_(1e-8)))
 
 
 def _next_constant(state: State, ended: Tensor, warm_start: bool) -> State:
@@ -158,9 +159,9 @@ def _next_constant(state: State, ended: Tensor, warm_start: bool) -> State:
     s["step"] = s["step"].masked_fill(ended, 0)
     s["succeeded"] = s["succeeded"] & ~ended
     if not warm_start:
-        s["w"] = torch.where(_wide(ended), _in_tanh_space(s["clean"]), s["w"])
-        s["mean"] = s["mean"].masked_fill(_wide(ended), 0)
-        s["variance"] = s["variance"].masked_fill(_wide(ended), 0)
+        s["w"] = torch.where(each(ended), _in_tanh_space(s["clean"]), s["w"])
+        s["mean"] = s["mean"].masked_fill(each(ended), 0)
+        s["variance"] = s["variance"].masked_fill(each(ended), 0)
         s["previous"] = s["previous"].masked_fill(ended, torch.inf)
     return s
 
@@ -168,8 +169,3 @@ def _next_constant(state: State, ended: Tensor, warm_start: bool) -> State:
 def _in_tanh_space(images: Tensor) -> Tensor:
     """The w whose (tanh(w) + 1) / 2 is, but for the margin, the image."""
     return ((2 * images - 1) * _TANH_MARGIN).atanh()
-
-
-def _wide(values: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1]."""
-    return values[:, None, None, None]

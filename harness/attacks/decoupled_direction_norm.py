@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.attacks.attack import Attack, Gradients, Norm
+from harness.attacks.ball import each, size, unit
 from harness.attacks.batch import differentiable, input_gradient
 from harness.settings import Count
 
@@ -56,7 +57,7 @@ class Ddn(Attack):
         best = images.clone()
         best_norm = images.new_full((len(images),), torch.inf)
         norm = images.new_full((len(images),), self.initial_norm)
-        largest = _norms(torch.maximum(images, 1 - images))  # of any perturbation
+        largest = size(torch.maximum(images, 1 - images), "l2")  # of any perturbation
         delta = torch.zeros_like(images)
         for step in range(self.steps):
             x = (images + delta).requires_grad_()
@@ -67,29 +68,13 @@ class Ddn(Attack):
                 if through is not network:
                     logits = network(x)
                 adversarial = logits.argmax(1) != labels
-                now = _norms(delta)
+                now = size(delta, "l2")
                 nearer = adversarial & (now < best_norm)
-                best = torch.where(nearer[:, None, None, None], x, best)
+                best = torch.where(each(nearer), x, best)
                 best_norm = torch.where(nearer, now, best_norm)
                 length = 0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2
-                delta = delta + length * _unit(gradient)
+                delta = delta + length * unit(gradient)
                 change = torch.where(adversarial, 1 - self.gamma, 1 + self.gamma)
                 norm = torch.minimum(norm * change, largest)
-                delta = (images + norm[:, None, None, None] * _unit(delta)).clamp(0, 1) - images
+                delta = (images + each(norm) * unit(delta)).clamp(0, 1) - images
         return best
-
-
-def _norms(values: Tensor) -> Tensor:
-    """l2 of each image, [B]."""
-    return values.flatten(1).norm(dim=1)
-
-
-def _unit(values: Tensor) -> Tensor:
-    """Each image divided by its l2; zeros stay zeros.
-
-    By the largest value first: squares of 1e-23 vanish in float32.
-    """
-    tiny = torch.finfo(values.dtype).tiny
-    largest = values.abs().amax((1, 2, 3), keepdim=True)
-    scaled = values / largest.clamp(min=tiny)
-    return scaled / _norms(scaled).clamp(min=tiny)[:, None, None, None]

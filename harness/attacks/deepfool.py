@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.attacks.attack import Attack, Gradients, Norm
+from harness.attacks.ball import each
 from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits
 from harness.settings import Count
 
@@ -72,10 +73,10 @@ class DeepFool(Attack):
             # ART clips what it goes on from; the authors' code what it shows to the network.
             x = s["x"] + change if self.rule == "art" else s["clean"] + (1 + self.overshoot) * s["total"]
             s["x"] = x.clamp(0, 1)
-            s["steps"] = s["steps"] + 1
+            s["step"] = s["step"] + 1
             s["logits"] = logits(network, s["x"], batch_size)
             left = s["logits"].argmax(1) != s["label"]
-            return s, left | (s["steps"] == self.steps)
+            return s, left | (s["step"] == self.steps)
 
         moved = images.clone()
         first = logits(network, images, batch_size)
@@ -88,7 +89,7 @@ class DeepFool(Attack):
                 "label": labels[rows],
                 "logits": first[rows],
                 "length": torch.full_like(first[rows, 1:], torch.inf),  # of each other class's last gradient
-                "steps": torch.zeros_like(rows),
+                "step": torch.zeros_like(rows),
             }
             # All take their first step together: it looks at more classes than the others.
             state, done = step(start)
@@ -132,7 +133,7 @@ class DeepFool(Attack):
             rows = torch.arange(len(x), device=x.device)
             f, size, w = f[rows, nearest], size[rows, nearest], w[rows, nearest]
             stride = f / (size**2 + _TOLERANCE) if self.rule == "art" else (f / size + _MARGIN) / size
-            return stride[:, None, None, None] * w, length
+            return each(stride) * w, length
 
 
 def _expected(length: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from harness.attacks.attack import Attack, Gradients, Norm
-from harness.attacks.ball import dual_size, each, nearest, size
+from harness.attacks.ball import dual_size, each, nearest, size, unit
 from harness.attacks.batch import differentiable, input_gradient, margin
 from harness.settings import Count
 
@@ -94,15 +94,5 @@ class Fmn(Attack):
                 radius = torch.minimum(torch.where(adversarial, inside, outside), largest)
 
                 length = first_step * (_SMALLEST_STEP + (1 - _SMALLEST_STEP) * falling)
-                x = nearest(clean, x - clean + length * _unit(gradient), radius, self.norm)
+                x = nearest(clean, x - clean + length * unit(gradient), radius, self.norm)
         return best
-
-
-def _unit(gradient: Tensor) -> Tensor:
-    """Each image's divided by its l2; zeros stay zeros.
-
-    By the largest value first: squares of 1e-23 vanish in float32.
-    """
-    tiny = torch.finfo(gradient.dtype).tiny
-    scaled = gradient / each(size(gradient, "linf").clamp(min=tiny))
-    return scaled / each(size(scaled, "l2").clamp(min=tiny))

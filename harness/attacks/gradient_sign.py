@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from harness import seeds
 from harness.attacks.attack import Attack, Gradients
+from harness.attacks.ball import each
 from harness.attacks.batch import State, compacted, differentiable, input_gradient, logits, margin, may_leave
 from harness.settings import Count, Epsilons, Settings
 
@@ -144,7 +145,7 @@ class Pgd(PgdSettings, Attack):
 
         def step(state: State) -> tuple[State, Tensor]:
             x, clean, label = state["x"].requires_grad_(), state["clean"], state["label"]
-            steps = state["steps"] + 1
+            count = state["step"] + 1
             direction, outputs = _ascent(through, x, label)
             with torch.no_grad():
                 fooled = (outputs.argmax(1) != label) & leaves
@@ -153,18 +154,18 @@ class Pgd(PgdSettings, Attack):
                     fooled[rows] = network(x[rows]).argmax(1) != label[rows]
                 moved = x + step_size * direction
                 moved = (clean + (moved - clean).clamp(-epsilon, epsilon)).clamp(0, 1)
-                x = torch.where(fooled[:, None, None, None], x, moved)
-            done = fooled | (steps == self.steps)
-            return {"x": x, "clean": clean, "label": label, "steps": steps}, done
+                x = torch.where(each(fooled), x, moved)
+            done = fooled | (count == self.steps)
+            return {"x": x, "clean": clean, "label": label, "step": count}, done
 
         none = torch.zeros_like(start["label"])
-        return compacted(start | {"steps": none}, batch_size, step)
+        return compacted(start | {"step": none}, batch_size, step)
 
 
 def _lower(network: nn.Module, one: Tensor, other: Tensor, labels: Tensor, batch_size: int) -> Tensor:
     """Of two versions of each image, that with the smaller margin."""
     margins = [margin(logits(network, images, batch_size), labels) for images in (one, other)]
-    return torch.where((margins[1] < margins[0])[:, None, None, None], other, one)
+    return torch.where(each(margins[1] < margins[0]), other, one)
 
 
 def _ascent(network: nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from harness import seeds
 from harness.attacks.attack import Attack, Norm
+from harness.attacks.ball import each
 from harness.attacks.batch import State, class_count, compacted, input_gradient, looks_every
 
 _TYPICAL_SHARE = 0.06  # of the values that are changed
@@ -65,21 +66,21 @@ class Jsma(Attack):
 
         def step(state: State) -> tuple[State, Tensor]:
             x, clean, target = state["x"].requires_grad_(), state["clean"], state["target"]
-            logits = network(x.view(-1, *images.shape[1:]))
+            logits = network(x)
             gradient = input_gradient(logits.gather(1, target[:, None]).sum(), x) * sign
             with torch.no_grad():
-                free = x != saturated
+                free = (x != saturated).flatten(1)
                 going = (logits.argmax(1) != target) & free.any(1)
                 if self.gamma < 1:
-                    share = (x != clean).sum(1).double() / x.shape[1]
+                    share = (x != clean).flatten(1).sum(1).double() / free.shape[1]
                     going &= share <= self.gamma
-                pair = gradient.masked_fill(~free, -torch.inf).topk(2, dim=1).indices
-                x = torch.where(going[:, None], _moved(x, pair, self.theta), x)
+                pair = gradient.flatten(1).masked_fill(~free, -torch.inf).topk(2, dim=1).indices
+                x = torch.where(each(going), _moved(x, pair, self.theta), x)
             return {"x": x, "clean": clean, "target": target}, ~going
 
         targets = jsma_targets(labels, ids, class_count(network, images), seed)
-        start = {"x": images.flatten(1), "clean": images.flatten(1), "target": targets}
-        return [compacted(start, batch_size, step, every=looks_every(images.device)).view_as(images)]
+        start = {"x": images, "clean": images, "target": targets}
+        return [compacted(start, batch_size, step, every=looks_every(images.device))]
 
 
 class JsmaPairs(Attack):
@@ -115,8 +116,8 @@ class JsmaPairs(Attack):
         most = math.floor(self.gamma * images[0].numel() / 2 + 1e-9)
 
         def step(state: State) -> tuple[State, Tensor]:
-            x, target, steps = state["x"].requires_grad_(), state["target"], state["steps"] + 1
-            logits = network(x.view(-1, *images.shape[1:]))
+            x, target, count = state["x"].requires_grad_(), state["target"], state["step"] + 1
+            logits = network(x)
             wanted = logits.gather(1, target[:, None]).sum()
             toward = input_gradient(wanted, x, keep_graph=True) * sign
             # One pass for all other classes: only their sum counts.
@@ -124,21 +125,22 @@ class JsmaPairs(Attack):
             with torch.no_grad():
                 used = x == saturated
                 toward, away = toward.masked_fill(used, -torch.inf), away.masked_fill(used, -torch.inf)
-                pair, valid = best_pairs(toward, away)
-                going = (logits.argmax(1) != target) & valid & (steps <= most)
-                x = torch.where(going[:, None], _moved(x, pair, self.theta), x)
-            return {"x": x, "target": target, "steps": steps}, ~going | (steps >= most)
+                pair, valid = best_pairs(toward.flatten(1), away.flatten(1))
+                going = (logits.argmax(1) != target) & valid & (count <= most)
+                x = torch.where(each(going), _moved(x, pair, self.theta), x)
+            return {"x": x, "target": target, "step": count}, ~going | (count >= most)
 
         if not most:
             return [images.clone()]
         targets = jsma_targets(labels, ids, class_count(network, images), seed)
-        start = {"x": images.flatten(1), "target": targets, "steps": torch.zeros_like(targets)}
-        return [compacted(start, batch_size, step, every=looks_every(images.device)).view_as(images)]
+        start = {"x": images, "target": targets, "step": torch.zeros_like(targets)}
+        return [compacted(start, batch_size, step, every=looks_every(images.device))]
 
 
 def _moved(x: Tensor, pair: Tensor, theta: float) -> Tensor:
-    """``x`` [B, values] with the pair of values int64 [B, 2] of each row moved by theta."""
-    return x.scatter(1, pair, (x.gather(1, pair) + theta).clamp(0, 1))
+    """``x`` [B, C, H, W] with the pair of values int64 [B, 2] of each image moved by theta."""
+    values = x.flatten(1)
+    return values.scatter(1, pair, (values.gather(1, pair) + theta).clamp(0, 1)).view_as(x)
 
 
 def best_pairs(a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

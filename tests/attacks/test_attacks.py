@@ -1,5 +1,6 @@
 """All attacks: what they have in common, from one table of cases, and the door that checks them."""
 
+import sys
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -8,13 +9,18 @@ import numpy as np
 import pytest
 import torch
 from attack_cases import (
+    APGD,
     CASES,
     CW,
     DDN,
     DEEPFOOL,
+    EARLY,
+    FAB,
     FGSM,
     FMN,
     FROM_OUTSIDE,
+    JSMA,
+    PAIRS,
     PGD,
     SEED,
     Linear,
@@ -24,6 +30,7 @@ from attack_cases import (
 from torch import nn
 
 from harness.attacks import ATTACKS, gradient_sign, norms, perturb
+from harness.attacks.batch import State, compacted
 from harness.attacks.gradient_sign import Fgsm
 from harness.networks.build import build
 from harness.networks.convnet import ConvNet
@@ -109,6 +116,31 @@ def test_does_not_depend_on_how_images_are_grouped(settings: Any, digits: Any) -
             torch.testing.assert_close(other, batch, rtol=0, atol=1e-5)
             with torch.no_grad():
                 assert torch.equal(network(other).argmax(1), network(batch).argmax(1))
+
+
+@pytest.mark.parametrize(
+    "settings", [DEEPFOOL, JSMA, PAIRS, CW, EARLY, APGD, FAB], ids=lambda settings: settings.method
+)
+def test_states_have_one_layout(settings: Any, digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images, labels, ids = digits
+    seen: list[State] = []
+
+    def watched(state: State, *rest: Any, **named: Any) -> torch.Tensor:
+        seen.append(state)
+        return compacted(state, *rest, **named)
+
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("harness.attacks.") and hasattr(module, "compacted"):
+            monkeypatch.setattr(module, "compacted", watched)
+    perturb(network, images[:8], labels[:8], ids[:8], settings, SEED)
+    assert seen
+    for state in seen:
+        assert len({len(value) for value in state.values()}) == 1, "a row an image"
+        points = [state[name] for name in ("x", "kept", "clean") if name in state]
+        assert {value.shape[1:] for value in points} == {images.shape[1:]}
+        assert state.keys() & {"x", "kept"}
+        if "step" in state:
+            assert state["step"].dtype == torch.int64
 
 
 @pytest.mark.parametrize("settings", [DEEPFOOL, CW, DDN, FMN], ids=lambda settings: settings.method)

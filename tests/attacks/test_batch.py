@@ -29,13 +29,13 @@ def test_each_image_ends_by_itself_and_keeps_its_place(size: int, every: int) ->
         assert sum(seen) == COUNTS.sum()  # nobody stays who is done
 
 
-def test_the_result_is_the_one_asked_for() -> None:
+def test_the_result_is_what_is_kept() -> None:
     def step(state: State) -> tuple[State, Tensor]:
-        return {"x": state["x"] + 1, "best": state["x"]}, state["x"] >= 2
+        return {"x": state["x"] + 1, "kept": state["x"]}, state["x"] >= 2
 
     start = torch.zeros(3, 1, 2, 2)
-    state = {"x": start, "best": start}
-    made = compacted(state, 2, lambda s: _by_image(step(s)), "best")
+    state = {"x": start, "kept": start}
+    made = compacted(state, 2, lambda s: _by_image(step(s)))
     assert torch.equal(made, torch.full_like(start, 2.0))
 
 

@@ -63,7 +63,7 @@ class Search:
         if len(going):
             given = {name: value[going] for name, value in images.items()}
             step = self._step(epsilon, clean.device)
-            moved[going] = compacted(self._begun(given), self.batch_size, step, "kept")
+            moved[going] = compacted(self._begun(given), self.batch_size, step)
         return moved
 
     def _begun(self, images: State) -> State:

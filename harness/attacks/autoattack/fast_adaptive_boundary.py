@@ -81,23 +81,25 @@ class FabT(Radii, Attack):
                 fooled = network(x).argmax(1) != label
                 distance = size(x - clean, self.norm)
                 nearer = fooled & (distance <= epsilon) & (distance < state["distance"])
-                best = torch.where(each(nearer), x, state["best"])
+                kept = torch.where(each(nearer), x, state["kept"])
                 distance = torch.where(nearer, distance, state["distance"])
                 x = torch.where(each(fooled), clean + self.beta * (x - clean), x)
 
-                steps = state["steps"] + 1
-                ends = steps == self.steps
+                count = state["step"] + 1
+                ends = count == self.steps
                 start = start + ends
-                if ends.any():
+                if self.restarts == 1:  # nothing is drawn: the host need not know who starts
+                    x = torch.where(each(ends), clean, x)
+                elif ends.any():
                     x[ends] = self._started(clean[ends], state["id"][ends], start[ends], epsilon, seed)
-                steps = torch.where(ends, 0, steps)
+                count = torch.where(ends, 0, count)
                 done = (start == starts) | (nearer & leaves)
-            moved = {"x": x, "best": best, "distance": distance, "steps": steps, "start": start}
+            moved = {"x": x, "kept": kept, "distance": distance, "step": count, "start": start}
             return state | moved, done
 
         clean, none = images["clean"], torch.zeros_like(images["label"])
-        state = {"x": clean, "best": clean, "distance": torch.full_like(clean[:, 0, 0, 0], torch.inf)}
-        return compacted(images | state | {"steps": none, "start": none}, batch_size, step, "best")
+        state = {"x": clean, "kept": clean, "distance": torch.full_like(clean[:, 0, 0, 0], torch.inf)}
+        return compacted(images | state | {"step": none, "start": none}, batch_size, step)
 
     def _moved(self, x: Tensor, clean: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
         """Over the boundary, between what takes x there and what takes the image there: equations 9 to 11."""
@@ -118,8 +120,6 @@ class FabT(Radii, Attack):
 
     def _started(self, clean: Tensor, ids: Tensor, start: Tensor, epsilon: float, seed: int) -> Tensor:
         """The image itself, or for restarts a point at half of epsilon from it (before it is clipped)."""
-        if self.restarts == 1:
-            return clean
         if self.norm == "linf":
             drawn = 2 * seeds.uniform(seed, ids, start, clean[0].numel()) - 1
         else:

@@ -67,7 +67,7 @@ class Square(Radii, Attack):
         """One search of every image of the state, whose best goes to its ``position`` in ``moved``."""
         squares, draw = search.squares, restart * (self.queries + 1)  # the start's, then one a query
         state = search.begun(state, _words(seed, state["id"], [draw], squares.start_words(moved))[:, 0])
-        moved[state["position"]] = state["best"]
+        moved[state["position"]] = state["kept"]
         for side, group in groupby(range(self.queries), lambda query: self._side(query, *moved.shape[2:])):
             state["known"] = state["fooled"].new_zeros(len(state["id"]), squares.count(moved, side))
             for queries in _parts(list(group), _DRAWN):
@@ -77,7 +77,7 @@ class Square(Radii, Attack):
                     return
                 draws = [draw + 1 + query for query in queries]
                 search.climb(state, _words(seed, state["id"], draws, squares.words(moved)), side)
-                moved[state["position"]] = state["best"]
+                moved[state["position"]] = state["kept"]
 
     def _side(self, query: int, height: int, width: int) -> int:
         """The side of a query's square: its share of the image halves nine times."""
@@ -92,8 +92,8 @@ class Square(Radii, Attack):
 class _Search:
     """How images are searched.
 
-    Their state, a row an image: ``clean`` and ``best`` [B, C, H, W], the best's ``margin`` and whether it is
-    ``fooled``, its ``label``, and the squares ``known`` to be no better, bool [B, squares].
+    In their state ``kept`` is the best image so far, beside which stand its ``margin``, whether it has
+    ``fooled`` the network, and the squares ``known`` to be no better, bool [B, squares].
     """
 
     network: nn.Module
@@ -111,9 +111,9 @@ class _Search:
 
     def begun(self, state: State, words: Tensor) -> State:
         """The state with the start that the words [B, words] are."""
-        best = self.squares.start(state["clean"], words)
-        margins, fooled = self.judge(best, state["label"])
-        return state | {"best": best, "margin": margins, "fooled": fooled}
+        kept = self.squares.start(state["clean"], words)
+        margins, fooled = self.judge(kept, state["label"])
+        return state | {"kept": kept, "margin": margins, "fooled": fooled}
 
     def climb(self, state: State, words: Tensor, side: int) -> None:
         """Try the squares of ``words`` [B, queries, words] one after another, each on the best so far.
@@ -147,7 +147,7 @@ class _Search:
 
         Where none is better, the number of queries is.
         """
-        best, label = state["best"][image], state["label"][image]
+        best, label = state["kept"][image], state["label"][image]
         trial = self.squares.proposal(state["clean"][image], best, words[image, column], side)
         first = torch.full_like(state["label"], words.shape[1])
         changed = (trial != best).flatten(1).any(1).nonzero()[:, 0]
@@ -160,7 +160,7 @@ class _Search:
             better |= fooled  # two largest logits, the first of them another class's, have a margin of 0
         first.scatter_reduce_(0, image[better], column[better], "amin")
         kept = better & (column == first[image])
-        for name, value in (("best", trial), ("margin", margins), ("fooled", fooled)):
+        for name, value in (("kept", trial), ("margin", margins), ("fooled", fooled)):
             state[name][image[kept]] = value[kept]
         return first
 
