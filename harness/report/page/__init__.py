@@ -165,7 +165,7 @@ def _of_threat_model(rows: list[Row]) -> list[str]:
     for row in ranked:
         if row["role"] in ("defense", "baseline") and row["better"]:
             better.setdefault(row["better"], []).append(row["title"])
-    verdicts = {"yes": "Better than the best control", "no": "No better than the best control"}
+    verdicts = {"yes": "Better than the best control", "no": "Worse than the best control"}
     verdicts["not shown"] = "Not shown to be better or worse than the best control"
     return [words, *(f"{verdicts[verdict]}: {', '.join(titles)}." for verdict, titles in better.items())]
 

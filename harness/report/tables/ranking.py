@@ -75,7 +75,8 @@ def _note(study: Row, rows: list[Row]) -> str:
     note = _NOTE.format(basis="so many seeds" if several else "the images")
     note += f" {seeds[0].upper() + seeds[1:]}, {images} images."
     attacks = sorted({attack for row in rows for attack in row["attacks"] or ()})
-    note += f" Attacks: {', '.join(attacks) or 'none yet'}."
+    listed = ", ".join(attacks) or "none yet"
+    note += f" Attacks (the column counts those with a change within the radius): {listed}."
     missing = sorted({attack for row in rows for attack in row["missing"] or ()})
     note += f" Missing: {', '.join(missing)}." if missing else ""
     if any(row["verdict"] == "fail" for row in rows):
