@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 from click.testing import CliRunner
@@ -126,3 +127,31 @@ def test_a_copy_of_the_source_that_is_not_installed_makes_pages(results, tmp_pat
 
     monkeypatch.setattr(cells, "version", missing)
     assert "harness unknown" in made(results, tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_the_darkest_cell_of_the_heat_map_can_be_read(scheme):
+    """WCAG 2.2, 1.4.3: text and ground have a contrast of at least 4.5."""
+    style = (files("harness.report.page") / "page.css").read_text()
+    named = dict(re.findall(r"--([\w-]+): ([^;}]+)", re.findall(r":root {(.*?)}", style)[scheme]))
+    share = float(re.search(r"var\(--shade, 0\) \* (\.\d+)\)", style)[1])
+    ground, text = (_channels(named[name].strip()) for name in ("ground", "text"))
+    heat = [int(part) for part in named["heat"].split(",")]
+    cell = [share * over + (1 - share) * under for over, under in zip(heat, ground, strict=True)]
+    dark, light = sorted([_luminance(cell), _luminance(text)])
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def _channels(colour: str) -> list[int]:
+    """#abc or #aabbcc as 0..255."""
+    digits = colour.removeprefix("#")
+    wide = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+    return [int(wide[place : place + 2], 16) for place in (0, 2, 4)]
+
+
+def _luminance(channels: list[float]) -> float:
+    """Relative luminance of sRGB, 0 to 1."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in channels)
+    ]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
