@@ -113,6 +113,8 @@ def _of_one_image(
     text = f"from attacks_on_images where {wanted} and {sampled} order by {order}"
     rows = query(connection, text).to_pylist()
     kept = [row for row in rows if store.has_tensors(Path(row["path"]))]
+    if not kept:
+        return Gallery("", "", [])
     mine = [row for row in kept if row["image_id"] == kept[0]["image_id"]]
     specimens = []
     for row in mine:
@@ -120,8 +122,6 @@ def _of_one_image(
         base = {**row, "role": "base"}
         plain = _specimen(row, base, sample[image], _made(store, row["path"])[image], known[image])
         specimens.append(replace(plain, caption=f"{_judged(row)} {plain.caption}"))
-    if not mine:
-        return Gallery("", "", [])
     first, sigma = mine[0], number(mine[0]["mean_sigma"], 2)
     words = (
         f"Image {first['image_id']} under each attack on the base network. An attack is effective (III-B) "
