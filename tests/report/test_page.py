@@ -15,6 +15,7 @@ from harness.report.tables import laid_out
 from harness.results import cells
 from harness.results.store import Store
 
+_WEIGHTS = (0.2126, 0.7152, 0.0722)  # of red, green and blue in luminance
 _VOID = {"meta", "br", "input", "img", "link", "hr", "use", "path", "defs"}
 
 
@@ -151,7 +152,9 @@ def _channels(colour: str) -> list[int]:
 
 def _luminance(channels: list[float]) -> float:
     """Relative luminance of sRGB, 0 to 1."""
-    linear = [
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in channels)
-    ]
-    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return sum(weight * _linear(value / 255) for weight, value in zip(_WEIGHTS, channels, strict=True))
+
+
+def _linear(value: float) -> float:
+    """A channel of sRGB, 0 to 1, without its gamma."""
+    return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4

@@ -127,7 +127,8 @@ def _of_one_image(
         f"Image {first['image_id']} under each attack on the base network. An attack is effective (III-B) "
         "where it fools with a mean l1 change of at most the mean sigma of the training images, here "
         f"{sigma} (k={study['effectiveness_k']:g}). Of the sampled images this one stands best for all: "
-        f"{first['agrees']} of {len(mine)} attacks do to it what they do to most."
+        f"{first['agrees']} of {first['attacks']} attacks do to it what they do to most. In per cent: on how "
+        "many of the test images that the network is right on the attack is effective."
     )
     return Gallery("Fig. 1: every attack on one image", words, specimens, is_whole=True)
 
@@ -136,7 +137,7 @@ def _judged(row: Row) -> str:
     """An attack on an image, as the paper judges it."""
     judged = "effective" if row["effective"] else "not effective"
     why = "" if row["fooled"] else ", as it does not fool"
-    change, share = number(row["mean_l1"], 2), f"{row['of_images']:.0f} % of all images"
+    change, share = number(row["mean_l1"], 2), f"{row['of_images']:.0f} %"
     return f"by {row['attack_title']}: {judged}{why} (mean l1 {change}; effective on {share});"
 
 

@@ -125,7 +125,7 @@ order by c.study, n.position, c.fooled < 50, c.mean_l1, c.path;
 -- stands best for all others.
 --   effective     fooled by a mean l1 of at most the mean sigma of the training images (III-B)
 --   of_images     per cent of the images on which the attack is effective
---   agrees        attacks that do to this image what they do to most
+--   agrees        attacks, of so many, that do to this image what they do to most
 create view attacks_on_images as
 with black_box as (
     select distinct study, cell from attack where split = 'test'
@@ -139,5 +139,6 @@ with black_box as (
 ), counted as (
     select *, 100 * avg(effective::int) over (partition by study, cell, seed) as of_images from judged
 )
-select *, sum((effective = (of_images > 50))::int) over (partition by study, seed, image_id) as agrees
+select *, sum((effective = (of_images > 50))::int) over (partition by study, seed, image_id) as agrees,
+       count(*) over (partition by study, seed, image_id) as attacks
 from counted order by study, seed, agrees desc, image_id, position;
