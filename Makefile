@@ -22,7 +22,7 @@ run: install
 	$(BIN)/harness run $(STUDY)
 
 test: install
-	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 load: install
 	$(BIN)/python tests/load/cells.py

@@ -3,7 +3,7 @@
 import atexit
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """GPU and data tests say why they are skipped; tests that need Ray come last, so that it starts once."""
+    """GPU and data tests say why they are skipped; the order is that of ``_place``."""
     for item in items:
         if item.get_closest_marker("gpu") and not HAS_GPU:
             item.add_marker(pytest.mark.skip(reason="no GPU here"))
@@ -37,7 +37,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs machines of its own: make cluster-test"))
         if item.get_closest_marker("slurm") and "HARNESS_TWO_HOSTS" not in os.environ:
             item.add_marker(pytest.mark.skip(reason="needs Slurm and machines of its own: make slurm-test"))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    """Tests with a Ray of their own first: they take a minute each, and processes that share out the files
+    should not wait for one at the end. Those that share a Ray come last, so that it starts once.
+    """
+    if item.get_closest_marker("ray") is None:
+        return 1
+    return 2 if "ray_session" in getattr(item, "fixturenames", ()) else 0
 
 
 @contextmanager
@@ -68,21 +77,27 @@ def _threads() -> None:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """A small local Ray with four logical cores."""
+    """A small local Ray with four logical cores, whose workers are forked as those of a study are."""
     import ray
 
-    ray.init(
-        address="local",
-        runtime_env={"env_vars": {"PYTHONPATH": _import_path()}},
-        num_cpus=4,
-        num_gpus=0,
-        include_dashboard=False,
-        object_store_memory=150_000_000,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield
-    ray.shutdown()
+    from harness.cluster import forkserver
+
+    with ExitStack() as ended:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", _import_path())
+            python = ended.enter_context(forkserver.running())
+            ray.init(
+                address="local",
+                runtime_env={"py_executable": python} if python else None,
+                num_cpus=4,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=150_000_000,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        yield
+        ray.shutdown()
 
 
 def _import_path() -> str:

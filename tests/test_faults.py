@@ -14,7 +14,7 @@ import yaml
 
 @pytest.mark.ray
 def test_a_study_through_faults_ends_in_the_same_tables(tiny, tmp_path):
-    tiny["base"]["epochs"] = 12  # long enough to be hit
+    tiny["base"]["epochs"] = 60  # long enough to be hit
     study, table = tmp_path / "tiny.yaml", tmp_path / "faults.csv"
     study.write_text(yaml.safe_dump(tiny))
     environment = {

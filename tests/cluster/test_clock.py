@@ -172,6 +172,7 @@ main(["run", *sys.argv[1:]])
 def test_a_command_starts_again_with_another_ray(tmp_path, tiny):
     """In its first process the clock seems to be put back in mid-training; what follows is a second one."""
     tiny["base"]["epochs"] = 30  # some more after the first
+    tiny |= {"defenses": {}, "attacks": {"fgsm": {"epsilon": [0.1]}}}  # it is about the base network
     tiny["compute"] = {"workers": 2, "checkpoint_s": 0}
     (study := tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     script = [sys.executable, "-c", _PUT_BACK, str(tmp_path / "once"), str(study)]
