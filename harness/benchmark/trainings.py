@@ -1,9 +1,14 @@
-"""One epoch of the defense against the loop that a user would write first."""
+"""One epoch of the defense against the loop that a user would write first.
+
+Two rows are of no defense: its network alone, which takes the same steps on clean images, without noise and
+teacher. No defense of as many samples is faster.
+"""
 
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from harness.benchmark import peers
 from harness.benchmark.setting import SMOKE, Setting, Subject
@@ -13,8 +18,8 @@ from harness.networks import NETWORKS, Architecture
 from harness.networks.build import build
 from harness.networks.classifier import Classifier, as_input, to_tensor
 from harness.networks.device import device_name
-from harness.networks.objective import Inputs
-from harness.networks.training import Training
+from harness.networks.objective import Inputs, InTraining, Objective, supervised
+from harness.networks.training import Training, TrainingSettings
 
 _PERTURBATIONS = 2
 _SIGMA = 0.05
@@ -49,12 +54,10 @@ def _epoch(setting: Setting, subject: Subject, network: Architecture) -> Case:
         teacher = torch.cat([f1(as_input(part)).log_softmax(1) for part in pixels.split(128)]).clone()
     distance = torch.full((len(ids),), 2 * _SIGMA, device=on)
 
-    def ours(name: str, precision: str) -> Contender:
-        chosen = {"epochs": 1, "learning_rate": _RATE, "batch_size": 128, "precision": precision}
-        settings = ImperceptibleBound.model_validate({"k": 1.0, "n": _PERTURBATIONS, **chosen})
+    inputs = Inputs(pixels, labels, ids, distance, teacher)
 
+    def trained(name: str, note: str, objective: Objective, settings: TrainingSettings) -> Contender:
         def prepare() -> Training:
-            objective = settings.objective(Inputs(pixels, labels, ids, distance, teacher), 0)
             training = Training(fresh(), objective, settings, 0, test)
             training.start()
             return training
@@ -63,7 +66,17 @@ def _epoch(setting: Setting, subject: Subject, network: Architecture) -> Case:
             row = state.run_epoch()
             return {"seconds": samples / row["images_per_s"]}  # without the clean test that ends an epoch
 
-        return Contender(name, run, samples, "teacher's outputs once", prepare)
+        return Contender(name, run, samples, note, prepare)
+
+    def both(suffix: str, precision: str) -> tuple[Contender, Contender]:
+        chosen = {"epochs": 1, "learning_rate": _RATE, "batch_size": 128, "precision": precision}
+        defense = ImperceptibleBound.model_validate({"k": 1.0, "n": _PERTURBATIONS, **chosen})
+        plainly = TrainingSettings.model_validate(chosen)
+        clean_only = "as many clean images, and nothing else"
+        return (
+            trained(f"{OURS}{suffix}", "teacher's outputs once", defense.objective(inputs, 0), defense),
+            trained(f"its network alone{suffix}", clean_only, _clean_images(inputs), plainly),
+        )
 
     def plain(state: Classifier) -> Mapping[str, float]:
         sigma = torch.full((len(ids),), _SIGMA, device=on)
@@ -72,10 +85,20 @@ def _epoch(setting: Setting, subject: Subject, network: Architecture) -> Case:
 
     batches = "DataLoader" if on.type == "cpu" else "batches indexed on the GPU"
     contenders = (
-        ours(OURS, "float32"),
-        ours(f"{OURS}, bf16", "bfloat16"),
+        *both("", "float32"),
+        *both(", bf16", "bfloat16"),
         Contender("plain loop", plain, samples, f"{batches}, teacher in every step, float32", fresh),
     )
     title = "VGG16" if network.architecture == "vgg16" else f"small network (width {subject.width})"
     name = f"{subject.title}: defense epoch, {title}"
     return Case("trainings", name, "samples", samples, setting.threads, device_name(on), contenders)
+
+
+def _clean_images(inputs: Inputs) -> Objective:
+    """Cross entropy on every clean image, as often as the defense takes it."""
+    once = supervised(inputs)
+
+    def loss(network: InTraining, indices: Tensor, epoch: int) -> Tensor:
+        return once.loss(network, indices % once.samples, epoch)
+
+    return Objective(_PERTURBATIONS * once.samples, loss, once.is_steady)

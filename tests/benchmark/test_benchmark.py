@@ -179,6 +179,8 @@ def test_every_case_runs_once(ray_session: None, tmp_path: Path):
     compared = [row for row in rows if row["part"] == "bound" or "FGSM" in row["case"]]
     agree = {row["contender"] for row in compared if row["agreement"] == 100}
     assert agree == {*peers.NEAREST, "FAISS L1, tiled", "Foolbox"}
+    alone = {row["case"] for row in rows if row["contender"] == "its network alone"}
+    assert alone >= {row["case"] for row in rows if row["part"] == "trainings"}
     assert "  harness" in text
     # What is measured is not measured again, unless asked for.
     assert benchmark.run(store, setting, ("growth", "gpu"), 1, False, say_nothing) == 0
