@@ -59,16 +59,23 @@ def servers(parent):
 
 
 @pytest.fixture
+def started():
+    """The fork servers that this process has started since: a Ray of other tests may have one."""
+    before = servers(os.getpid())
+    return lambda: [server for server in servers(os.getpid()) if server not in before]
+
+
+@pytest.fixture
 def script(tmp_path):
     path = tmp_path / "a worker.py"
     path.write_text(_SAYS)
     return path
 
 
-def test_a_fork_is_the_python_that_was_asked_for(script, tmp_path):
+def test_a_fork_is_the_python_that_was_asked_for(script, tmp_path, started):
     """Arguments, environment, folder and streams are its own; torch is there; it is in no group."""
     with forkserver.running() as command:
-        (server,) = servers(os.getpid())
+        (server,) = started()
         environment = {**os.environ, "GIVEN": "ä b"}
         # Its output comes to an end when the worker does, not when what asked for it does.
         told = run(command, script, "a", "b c", env=environment, cwd=tmp_path, capture_output=True, text=True)
@@ -80,9 +87,9 @@ def test_a_fork_is_the_python_that_was_asked_for(script, tmp_path):
     assert not Path(shlex.split(command)[-1]).parent.exists()
 
 
-def test_without_a_server_it_is_python_itself(script):
+def test_without_a_server_it_is_python_itself(script, started):
     with forkserver.running() as command:
-        (server,) = servers(os.getpid())
+        (server,) = started()
         os.kill(server, signal.SIGKILL)
         told = run(command, script, "a", capture_output=True, text=True)
     assert told.stdout.startswith('[["a"], false, ')
@@ -162,6 +169,6 @@ def test_workers_of_a_ray_started_here_are_forked(tmp_path):
     assert ends(server) and ends(other)
 
 
-def test_in_this_process_alone_there_is_no_server():
+def test_in_this_process_alone_there_is_no_server(started):
     with connect(ComputeSpec(workers=0)):
-        assert servers(os.getpid()) == []
+        assert started() == []
