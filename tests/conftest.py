@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _place(item: pytest.Item) -> int:
-    """Tests with a Ray of their own first: they take a minute each, and processes that share out the files
+    """Tests with a Ray of their own first: some take a minute or two, and processes that share out the files
     should not wait for one at the end. Those that share a Ray come last, so that it starts once.
     """
     if item.get_closest_marker("ray") is None:

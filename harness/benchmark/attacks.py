@@ -19,7 +19,7 @@ from harness.attacks.attack import perturb
 from harness.attacks.saliency_map import jsma_targets
 from harness.benchmark import passes, peers
 from harness.benchmark.setting import Setting, Subject
-from harness.benchmark.timing import OURS, Case, Contender
+from harness.benchmark.timing import ALONE, OURS, Case, Contender
 from harness.networks.classifier import Classifier, as_input, to_tensor
 from harness.networks.device import device_name
 
@@ -250,7 +250,7 @@ def _passes_alone(target: _Target, attack: Contender) -> Contender:
         return {}
 
     note = "the harness's batches and gradients, and nothing else"
-    return Contender("its network alone", run, len(target.x), note, prepare)
+    return Contender(ALONE, run, len(target.x), note, prepare)
 
 
 def _theirs(

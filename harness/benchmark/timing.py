@@ -14,6 +14,7 @@ from typing import Any
 from harness.errors import HarnessError
 
 OURS = "harness"
+ALONE = "its network alone"  # no method: what the harness asks of its network, and nothing else
 # Columns of table ``benchmark`` that a run may fill beside its time.
 QUALITIES = ("agreement", "fooled", "l2", "accuracy", "candidates", "overhead_s")
 

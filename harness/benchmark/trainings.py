@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.benchmark import peers
 from harness.benchmark.setting import SMOKE, Setting, Subject
-from harness.benchmark.timing import OURS, Case, Contender
+from harness.benchmark.timing import ALONE, OURS, Case, Contender
 from harness.defenses.imperceptible_bound import ImperceptibleBound
 from harness.networks import NETWORKS, Architecture
 from harness.networks.build import build
@@ -53,7 +53,6 @@ def _epoch(setting: Setting, subject: Subject, network: Architecture) -> Case:
     with torch.inference_mode():
         teacher = torch.cat([f1(as_input(part)).log_softmax(1) for part in pixels.split(128)]).clone()
     distance = torch.full((len(ids),), 2 * _SIGMA, device=on)
-
     inputs = Inputs(pixels, labels, ids, distance, teacher)
 
     def trained(name: str, note: str, objective: Objective, settings: TrainingSettings) -> Contender:
@@ -75,7 +74,7 @@ def _epoch(setting: Setting, subject: Subject, network: Architecture) -> Case:
         clean_only = "as many clean images, and nothing else"
         return (
             trained(f"{OURS}{suffix}", "teacher's outputs once", defense.objective(inputs, 0), defense),
-            trained(f"its network alone{suffix}", clean_only, _clean_images(inputs), plainly),
+            trained(f"{ALONE}{suffix}", clean_only, _clean_images(inputs), plainly),
         )
 
     def plain(state: Classifier) -> Mapping[str, float]:
