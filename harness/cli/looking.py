@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -17,30 +17,22 @@ from harness.cli.options import (
     tracking_option,
 )
 
-if TYPE_CHECKING:
-    from harness.results.store import Store
-
 
 @click.command()
 @click.argument("names", nargs=-1)
 @format_option
 @study_option
 @results_option
-def tables(names: tuple[str, ...], kind: str, study: str | None, results: str) -> None:
+def tables(names: tuple[str, ...], kind: Any, study: str | None, results: str) -> None:
     """The paper's tables: its number beside ours and its interval.
 
     NAMES picks some, e.g. table2, or any view of `harness sql`.
     """
-    store = existing_store(results)
-    print_tables(store, study or latest(store), names, kind)
-
-
-def print_tables(store: "Store", study: str, names: tuple[str, ...], kind: Any) -> None:
-    """A study's tables, all unless some are named, as 'rich', 'md' or 'csv'."""
     from harness.report.database import connect
     from harness.report.printing import show
 
-    with connect(store, study) as connection:
+    store = existing_store(results)
+    with connect(store, study or latest(store)) as connection:
         show(connection, names, kind)
 
 

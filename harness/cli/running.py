@@ -4,12 +4,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli.ending import Ending
 from harness.cli.group import complain, end_on_sigterm, plain
-from harness.cli.looking import print_tables
 from harness.cli.options import (
     RunOptions,
     existing_store,
@@ -24,6 +25,7 @@ from harness.pipeline.steps import ALL_STEPS, STEPS
 if TYPE_CHECKING:
     from harness.cli.progress import Display
     from harness.pipeline.finished import Finished
+    from harness.report.tables.table import Table
     from harness.results.store import Store
 
 _SHOWN_FAILURES = 20
@@ -37,8 +39,10 @@ def run(options: RunOptions) -> None:
     What is finished is not done again: run the same command after any interruption. Exit code 1 when a cell
     failed (the others are made, the tables show a hole), 2 for what you can mend before anything runs.
     """
-    outcome = _run(options, ALL_STEPS)
-    print_tables(outcome.store, outcome.study, (), "rich")
+    from harness.report.printing import render
+
+    outcome = _run(options, ALL_STEPS, with_tables=True)
+    print(render(outcome.tables(), "rich"), end="")
     _say(f"\n{_what_next(options.results)}")
     _exit_if_any(outcome.failed)
 
@@ -59,18 +63,19 @@ STEP_COMMANDS = tuple(_step_command(step.name, step.summary, step.paper) for ste
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A study whose steps were run, and its cells that failed, by title."""
+    """A study whose steps were run: its cells that failed, by title, and what lays out its tables."""
 
-    store: "Store"
-    study: str
     failed: Mapping[str, Failed]
+    tables: "Callable[[], list[Table]]"
 
 
-def _run(options: RunOptions, steps: tuple[str, ...]) -> _Outcome:
+def _run(options: RunOptions, steps: tuple[str, ...], with_tables: bool = False) -> _Outcome:
     """Make the missing cells of these steps and send the study to MLflow, under the study's lock.
 
-    Raises HarnessError for a mistake in what was given, before any work.
+    ``with_tables``: they will be asked for. Raises HarnessError for a mistake in what was given, before any
+    work.
     """
+    from harness.cluster import forkserver
     from harness.pipeline import finished
     from harness.results.store import Store
 
@@ -79,36 +84,48 @@ def _run(options: RunOptions, steps: tuple[str, ...]) -> _Outcome:
     done = finished.find(store, digest, steps)
     if done is not None:
         return _run_nothing(options, store, done)
+    with forkserver.ahead(options.workers):
+        return _run_missing(options, store, digest, steps, with_tables)
 
+
+def _run_missing(
+    options: RunOptions, store: "Store", digest: str, steps: tuple[str, ...], with_tables: bool
+) -> _Outcome:
+    """Plan the study and make what it lacks."""
+    from harness.pipeline import finished
     from harness.pipeline.run import prepare, run_steps
     from harness.results import locking
     from harness.study.reading import load
+    from harness.tracking.sync import get_ready
 
     study = load(options.study, options.changes)
     planned_from = finished.files(study, options.data)
-    with _at_work(options, store, study.name) as display:
+    ending = Ending(store, study.name, with_tables)
+    with _at_work(options, store, study.name) as display, ending:
         locking.remove_abandoned(store.local_root)
         prepared = prepare(study, store, options.data, display, steps)
-        made = run_steps(prepared, steps)
+        prepared.meanwhile = partial(get_ready, store, options.uri)
+        made = run_steps(prepared, steps, ending.begin)
         if digest == finished.given(options.study, options.changes, options.data):
             finished.leave(prepared, digest, planned_from)
-        sent, away = _send(store, study.name, options, display)
+        sent, away = _send(store, study.name, options, display, ending)
     _say_made(made, sent, away, options)
-    return _Outcome(store, study.name, prepared.failed)
+    return _Outcome(prepared.failed, ending.tables)
 
 
 def _run_nothing(options: RunOptions, store: "Store", done: "Finished") -> _Outcome:
     """All cells are there: send what MLflow lacks."""
     from harness.results import locking
 
+    ending = Ending(store, done.study, with_tables=False)
     with _at_work(options, store, done.study) as display:
         locking.remove_abandoned(store.local_root)
         for step, cells in done.cells.items():
             display.begin(step, 0, "cells", cells)
             display.end(step)
-        sent, away = _send(store, done.study, options, display)
+        sent, away = _send(store, done.study, options, display, ending)
     _say_made(0, sent, away, options)
-    return _Outcome(store, done.study, {})
+    return _Outcome({}, ending.tables)
 
 
 @contextmanager
@@ -199,13 +216,15 @@ def track(study: str | None, results: str, uri: str | None) -> None:
         click.echo(f"{name}: {written} runs written to {destination(store, uri)}")
 
 
-def _send(store: "Store", study: str, options: RunOptions, display: "Display") -> tuple[int, str]:
+def _send(
+    store: "Store", study: str, options: RunOptions, display: "Display", ending: Ending
+) -> tuple[int, str]:
     """The runs written; where MLflow is away, which is no failure of the study, what to type later."""
     from harness.tracking.destination import TrackingError, destination
     from harness.tracking.sync import sync
 
     try:
-        return sync(store, study, options.uri, _progress(display)), ""
+        return sync(store, study, options.uri, _progress(display), ending.drawn), ""
     except TrackingError as error:
         again = f"harness track {study}{typed_results(options.results)}"
         if options.uri and not _from_environment("uri"):

@@ -36,6 +36,7 @@ def connect(compute: ComputeSpec, code: Iterable[str] = ()) -> Iterator[Cluster]
     sent; StartAgain where a Ray started here can't go on in time.
     """
     if compute.workers == 0:
+        forkserver.unused()
         yield Cluster(workers=1, cores=1, gpus=0, retries=0, local=True)
         return
     # Set before ray reads them: no usage reports, and no warning of how it will treat workers without a GPU.
@@ -164,6 +165,7 @@ def _attach(code: Iterable[str], stack: ExitStack) -> bool:
                 stack.callback(watch.end)  # before Ray is ended, which takes its time
             ray.init(address="local", include_dashboard=False, runtime_env=environment, **_QUIET)
         return False
+    forkserver.unused()
     joined = f"{address}, which this machine has joined (to run without it: `ray stop`)"
     source = f"RAY_ADDRESS={named}" if named else joined
     if not _answers(address):

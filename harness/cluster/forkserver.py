@@ -7,6 +7,7 @@ and its workers with both: Ray's own watch over them stands still where the cloc
 """
 
 import array
+import gc
 import importlib
 import json
 import os
@@ -19,17 +20,70 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness.cluster import forked
 
+_SOCKET = "socket"
 _MODULES = ("harness.neighbours.searcher", "harness.evaluation.tester", "harness.cluster.rank")
-# Imports Ray, which reads its settings from the environment as it is imported, and for good: among them the
-# raylet's number, the same for all workers, which the first of them brings along.
-_WITH_RAY = "harness.cluster.trial"
+# Reads its settings from the environment as it is imported, and for good: among them the raylet's number, the
+# same for all workers, which the first of them brings along.
+_RAY = "ray"
+_TUNE = "harness.cluster.trial"  # trials need it, the first workers do not
+
+
+@dataclass(frozen=True)
+class _Server:
+    """One that was started. Its socket's folder is this user's alone: who connects can run code."""
+
+    process: "subprocess.Popen[bytes]"
+    folder: str
+
+    @property
+    def command(self) -> str:
+        """What Ray is to run instead of Python."""
+        return shlex.join([sys.executable, "-I", "-S", forked.__file__, f"{self.folder}/{_SOCKET}"])
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_ahead: list[_Server] = []  # those that wait for ``running``
+
+
+@contextmanager
+def ahead(workers: int | None) -> Iterator[None]:
+    """Inside, the first ``running`` has its server at work already: it imports while this process does, too.
+
+    For a study of which nothing is known yet but ``workers``, where a command says. A server that nobody asks
+    for ends with this context, or where it is known to be ``unused``.
+    """
+    joins = os.environ.get("RAY_ADDRESS", "local") != "local" or _has_ray()
+    if sys.platform == "linux" and workers != 0 and not joins:
+        _ahead.append(_started())
+    try:
+        yield
+    finally:
+        unused()
+
+
+def _has_ray() -> bool:
+    """Whether this process is connected to one: what nobody has imported nobody has started."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def unused() -> None:
+    """End what was started ahead: no Ray will be started here."""
+    while _ahead:
+        _ahead.pop().end()
 
 
 @contextmanager
@@ -42,33 +96,30 @@ def running() -> Iterator[str | None]:
     if sys.platform != "linux":
         yield None
         return
-    folder = tempfile.mkdtemp(prefix="harness-fork-")  # of this user alone: who may connect can run code
-    path = str(Path(folder) / "socket")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen(64)
-        server = _start(listener, folder)
+    server = _ahead.pop() if _ahead else _started()
     try:
-        yield shlex.join([sys.executable, "-I", "-S", forked.__file__, path])
+        yield server.command
     finally:
-        server.kill()
-        server.communicate()
-        shutil.rmtree(folder, ignore_errors=True)
+        server.end()
 
 
-def _start(listener: socket.socket, folder: str) -> "subprocess.Popen[bytes]":
-    """The server. It and its folder end when its stdin does, so with this process whatever ends that."""
+def _started() -> _Server:
+    """A server. It and its folder end when its stdin does, so with this process whatever ends that."""
+    folder = tempfile.mkdtemp(prefix="harness-fork-")
     # A worker of Ray's has one thread a core that it was given; a library reads this when it is loaded.
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    command = [sys.executable, "-m", __name__, str(listener.fileno()), folder]
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        pass_fds=[listener.fileno()],
-        env=environment,
-        start_new_session=True,  # a Ctrl-C is the driver's matter
-    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/{_SOCKET}")
+        listener.listen(64)
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(listener.fileno()), folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+            env=environment,
+            start_new_session=True,  # a Ctrl-C is the driver's matter
+        )
+    return _Server(process, folder)
 
 
 @dataclass(frozen=True)
@@ -88,16 +139,15 @@ def _serve(listener: socket.socket) -> _Request | None:
     waiting.register(listener, selectors.EVENT_READ)
     waiting.register(sys.stdin.fileno(), selectors.EVENT_READ)
     children: set[int] = set()
-    is_warm = False
+    later: deque[Callable[[], object]] = deque([_warm])  # to be done while nobody waits
     while True:
-        ready = {key.fileobj for key, _ in waiting.select(None if is_warm else 0)}
+        ready = {key.fileobj for key, _ in waiting.select(0 if later else None)}
         for child in children.intersection(ready):
             waiting.unregister(child)
             children.remove(child)
             os.close(child)
         if not ready:
-            _warm()
-            is_warm = True
+            later.popleft()()
         if sys.stdin.fileno() in ready:
             _end(children)
             return None
@@ -107,9 +157,10 @@ def _serve(listener: socket.socket) -> _Request | None:
             connection, _ = listener.accept()
             with connection:
                 request = _received(connection)
-                if _WITH_RAY not in sys.modules:
+                if _RAY not in sys.modules:
                     os.environ.update(request.environment)
-                    importlib.import_module(_WITH_RAY)
+                    importlib.import_module(_RAY)
+                    later.append(partial(importlib.import_module, _TUNE))
                 if (number := os.fork()) == 0:
                     waiting.close()
                     for child in children:
@@ -166,6 +217,8 @@ def _received(connection: socket.socket) -> _Request:
 
 def _become(request: _Request) -> None:
     """Be the Python that was asked for, but for the modules that are there already."""
+    gc.freeze()
+    gc.enable()
     os.setpgrp()  # with a worker Ray ends its process group
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, stream in enumerate(request.streams):
@@ -176,11 +229,14 @@ def _become(request: _Request) -> None:
     os.chdir(request.folder)
     sys.argv = request.arguments
     sys.path[0] = str(Path(request.arguments[0]).parent)
+    named = request.environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [folder for folder in named if folder and folder not in sys.path]
     runpy.run_path(request.arguments[0], run_name="__main__")
 
 
 def main() -> None:
     """The server: ``python -m harness.cluster.forkserver``, with its socket's number and folder."""
+    gc.disable()  # nothing that an import makes is garbage, and looking for some takes a third of its time
     number, folder = sys.argv[1:]
     listener = socket.socket(fileno=int(number))
     for name in _MODULES:

@@ -1,7 +1,8 @@
 """A study being run: what its steps share, and the ways in which they find, make and give up cells."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -15,7 +16,7 @@ from harness.cluster.connection import connect
 from harness.cluster.nodes import check_nodes
 from harness.cluster.workers import Cluster
 from harness.data import datasets
-from harness.errors import Failed, HarnessError
+from harness.errors import Failed, HarnessError, attempt
 from harness.extensions import Moved
 from harness.pipeline.steps import ALL_STEPS, STEPS, Step
 from harness.pipeline.validation import check_networks
@@ -53,6 +54,7 @@ class Run:
     ``failed`` are the cells that could not be made, and why; they are holes in the tables until a next run
     makes them. ``only`` leaves all other cells alone. ``knows_networks``: whether the plan's keys are those
     of the networks' weights and code from outside, which a run of the bound alone does not ask for.
+    ``meanwhile`` is called in a thread while the workers are at work: what its caller will need later.
     """
 
     study: Study
@@ -63,6 +65,7 @@ class Run:
     knows_networks: bool = True
     failed: dict[str, Failed] = field(default_factory=dict)  # by title
     only: frozenset[Cell] | None = None
+    meanwhile: Callable[[], object] | None = None
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @cached_property
@@ -71,9 +74,18 @@ class Run:
 
     @cached_property
     def cluster(self) -> Cluster:
+        self._stack.enter_context(_beside(self._get_ready))
         cluster = self._stack.enter_context(connect(self.study.compute, self.plan.code))
         check_nodes(cluster, self.store, self.plan.code)
         return cluster
+
+    def _get_ready(self) -> None:
+        """What takes seconds and is needed later, while Ray and its workers are started."""
+        if self.meanwhile:
+            self.meanwhile()
+        trainings = [network.cell for network in self.plan.networks]
+        if self.study.compute.workers != 0 and self.knows_networks and self.missing(trainings):
+            import_module("harness.cluster.trial")  # Tune
 
     @cached_property
     def shared_dataset(self) -> Any:
@@ -172,6 +184,18 @@ class Run:
                 yield groups[index][0], _whole(parts.pop(index))
 
 
+@contextmanager
+def _beside(work: Callable[[], object]) -> Iterator[None]:
+    """Do something in a thread. What goes wrong in it will be told where it is missed.
+
+    Nobody waits for it where something went wrong inside.
+    """
+    thread = threading.Thread(target=attempt, args=(work,), name="get ready", daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
 def _facts() -> dict[str, Any]:
     """What a cell was made on and with; on a machine with a GPU its CUDA, too, for which torch is asked."""
     facts = hardware()
@@ -209,14 +233,17 @@ def work_of(step: Step) -> StepWork:
     return work
 
 
-def run_steps(run: Run, names: tuple[str, ...] = ALL_STEPS) -> int:
+def run_steps(run: Run, names: tuple[str, ...] = ALL_STEPS, at_end: Callable[[], None] = lambda: None) -> int:
     """Make the missing cells of the named steps, in the paper's order; how many were made.
 
-    What failed is in ``run.failed``. Raises HarnessError for anything the user can mend; what is finished
+    What failed is in ``run.failed``. ``at_end`` is called where some were tried, before the cluster is left,
+    which takes a second. Raises HarnessError for anything the user can mend; what is finished
     stays.
     """
     with run:
         tried = sum(work_of(step).make(run) for step in STEPS if step.name in names)
+        if tried:
+            at_end()
     return tried - len(run.failed)
 
 

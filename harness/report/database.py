@@ -33,7 +33,10 @@ CHAPTERS = (
     *("cost", "versions", "complexity", "contests", "scorecard", "grid"),
 )
 # Views that most others stand on, each on those before it: computed once, see `_settle`.
-SETTLED = ("accuracies", "smallest_change", "coverage", "robust", "bound_test", "credit", "verdicts")
+SETTLED = (
+    *("accuracies", "smallest_change", "coverage", "robust", "bound_test", "credit", "verdicts"),
+    *("over_seeds", "credit_over_seeds"),
+)
 _READING = "select, from, with, describe, summarize, show, pivot ... on x in (...)"
 
 

@@ -3,8 +3,13 @@
 What draws is imported only where something is to be made.
 """
 
+import gc
 import hashlib
-from collections.abc import Mapping
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -58,6 +63,39 @@ def made(store: Store, study: str, record: Mapping[str, Any]) -> StudyRun:
     return StudyRun(_note(study, found.study["title"], found.sentences), files)
 
 
+@contextmanager
+def being_made(store: Store, study: str) -> Iterator[Callable[[], StudyRun]]:
+    """Draw the report in a process of its own, which ends with this context; the function waits for it.
+
+    Drawing takes seconds in which whoever runs a study has other things to do. What the process can't make is
+    made here, so that the reason is told as `made` tells it.
+    """
+    command = [sys.executable, "-m", __name__, str(store.place), study]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None, "it is a pipe"
+        drawn = process.stdout
+
+        def wait() -> StudyRun:
+            content = drawn.read()
+            if process.wait():
+                return made(store, study, store.studies()[study])
+            return StudyRun(*pickle.loads(content))
+
+        try:
+            yield wait
+        finally:
+            process.kill()
+
+
+def main() -> None:
+    """The process of `being_made`: given the results and the study, it writes what its run says and holds."""
+    gc.disable()  # it ends before garbage matters
+    place, study = sys.argv[1:]
+    store = Store(place)
+    content = made(store, study, store.studies()[study])
+    pickle.dump((content.note, content.files), sys.stdout.buffer)
+
+
 def _note(study: str, title: str, sentences: list[str]) -> str:
     said = "\n".join(f"- {sentence}" for sentence in sentences)
     return (
@@ -79,3 +117,7 @@ def _code() -> str:
     package = Path(str(resources.files("harness.report")))
     files = sorted(path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc")
     return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+
+
+if __name__ == "__main__":
+    main()

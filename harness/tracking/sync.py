@@ -15,18 +15,30 @@ from harness.tracking.headline import headlines
 from harness.tracking.held import PARENT, Owned, Sent
 from harness.tracking.marks import Mark
 from harness.tracking.runs import CONTENT_VERSION, TrackedStudy, digest
+from harness.tracking.study_run import StudyRun
 
 _TABLES = ("training", "evaluation")
 _LOCK_S = 60  # another driver may be writing many runs
 
 
+def get_ready(store: Store, uri: str | None = None) -> None:
+    """Do what `sync` does first and what takes it seconds: import MLflow, make the results' own database."""
+    with _locked(store), connected(store, destination(store, uri)):
+        pass
+
+
 def sync(
-    store: Store, study: str, uri: str | None = None, progress: Callable[[int, int], None] | None = None
+    store: Store,
+    study: str,
+    uri: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    drawn: Callable[[], StudyRun] | None = None,
 ) -> int:
     """Bring the study's runs up to date with its Parquet files; returns how many networks' were written.
 
     Runs made from the same cells stay, others are deleted and made anew; the study's own run, above them,
-    gets the report. ``progress`` is called with the runs written and to write, from none written on. Raises
+    gets the report, ``drawn`` where that is being done already. ``progress`` is called with the runs written
+    and to write, from none written on. Raises
     TrackingError where MLflow is away, another HarnessError for an unknown study, a damaged file or a ``uri``
     that is none.
     """
@@ -64,7 +76,8 @@ def sync(
         # The report comes after all else, which can be looked at where no report can be kept.
         marks.leave(store, study, to, _mark("", above, ordered))
         if not client.studies.is_up_to_date(above, inputs):
-            above = client.studies.hold(above, owned, inputs, study_run.made(store, study, record))
+            content = drawn() if drawn else study_run.made(store, study, record)
+            above = client.studies.hold(above, owned, inputs, content)
         client.studies.put_below(above, ordered)
         marks.leave(store, study, to, _mark(overall, above, ordered))
     return len(pending)

@@ -18,9 +18,9 @@ from harness.study.compute import ComputeSpec
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
 
 _SAYS = """
-import json, os, sys
+import gc, json, os, sys
 said = sys.argv[1:], "torch" in sys.modules, os.environ.get("GIVEN"), os.getcwd(), os.getppid()
-print(json.dumps([*said, os.getpgrp() == os.getpid(), sys.path[0], __name__]), flush=True)
+print(json.dumps([*said, gc.isenabled(), os.getpgrp() == os.getpid(), sys.path[0], __name__]), flush=True)
 print("to stderr", file=sys.stderr, flush=True)
 """
 
@@ -80,7 +80,7 @@ def test_a_fork_is_the_python_that_was_asked_for(script, tmp_path, started):
         # Its output comes to an end when the worker does, not when what asked for it does.
         told = run(command, script, "a", "b c", env=environment, cwd=tmp_path, capture_output=True, text=True)
         assert told.returncode == 0 and told.stderr == "to stderr\n"
-        said = [["a", "b c"], True, "ä b", str(tmp_path), server, True, str(tmp_path), "__main__"]
+        said = [["a", "b c"], True, "ä b", str(tmp_path), server, True, True, str(tmp_path), "__main__"]
         assert json.loads(told.stdout) == said
         assert alive(server)
     assert not alive(server)
@@ -93,6 +93,53 @@ def test_without_a_server_it_is_python_itself(script, started):
         os.kill(server, signal.SIGKILL)
         told = run(command, script, "a", capture_output=True, text=True)
     assert told.stdout.startswith('[["a"], false, ')
+
+
+def test_a_fork_finds_what_its_own_path_names(tmp_path):
+    """The server may have been started before --code named a folder."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "only_there.py").write_text("word = 'found'")
+    script = tmp_path / "script.py"
+    script.write_text("import only_there; print(only_there.word)")
+    with forkserver.running() as command:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "folder")}
+        told = run(command, script, env=environment, capture_output=True, text=True)
+    assert told.stdout == "found\n", told.stderr
+
+
+def test_a_server_started_ahead_is_the_one_that_runs(started, script, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(forkserver, "_has_ray", lambda: False)
+    with forkserver.ahead(None):
+        (server,) = started()
+        with forkserver.running() as command:
+            assert started() == [server]
+            assert json.loads(run(command, script, capture_output=True, text=True).stdout)[4] == server
+        assert not alive(server)
+        with forkserver.running():
+            (other,) = started()  # the second one has its own
+    assert not alive(other)
+
+
+@pytest.mark.parametrize("workers, address", [(0, None), (None, "10.0.0.1:6379")])
+def test_none_is_started_ahead_where_none_will_be_asked_for(started, workers, address, monkeypatch):
+    monkeypatch.setattr(forkserver, "_has_ray", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", address or "local")
+    with forkserver.ahead(workers):
+        assert started() == []
+
+
+def test_one_started_ahead_in_vain_ends(started, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(forkserver, "_has_ray", lambda: False)
+    with forkserver.ahead(None):
+        (server,) = started()
+        with connect(ComputeSpec(workers=0)):  # as the study said
+            assert not alive(server)
+    with pytest.raises(KeyboardInterrupt), forkserver.ahead(None):
+        (server,) = started()
+        raise KeyboardInterrupt
+    assert not alive(server)
 
 
 def test_the_server_ends_with_its_driver(tmp_path):

@@ -1,5 +1,8 @@
 """A study's own run: the report and its figures, sent when they changed, found where the folder goes."""
 
+import os
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +10,14 @@ import pytest
 from mini_study import BASE, CELLS, filled, record
 
 from harness.cli import main
+from harness.errors import HarnessError
 from harness.report.database import connect
 from harness.report.page import shown
 from harness.results.store import Store
+from harness.tracking import study_run
 from harness.tracking.destination import destination
 from harness.tracking.links import links
-from harness.tracking.sync import sync
+from harness.tracking.sync import get_ready, sync
 
 NETWORKS = 4
 
@@ -122,3 +127,60 @@ def test_a_folder_that_moved_has_its_report_with_it(store: Store, tmp_path: Path
         assert not old.exists()
     finally:
         moved.root.rename(old)
+
+
+def test_a_report_drawn_in_a_process_is_the_one_that_is_drawn_here(store: Store) -> None:
+    here = study_run.made(store, "mini", store.studies()["mini"])
+    with study_run.being_made(store, "mini") as wait:
+        assert wait() == here
+
+
+def test_what_a_process_can_not_draw_is_drawn_here_or_told_here(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    here = study_run.made(store, "mini", store.studies()["mini"])
+    with study_run.being_made(store, "mini") as wait:
+        assert wait() == here
+    moved = store.root / "studies" / "mini.json"
+    text = moved.read_bytes()
+    moved.write_bytes(b"{")
+    try:
+        with study_run.being_made(store, "mini") as wait, pytest.raises(HarnessError, match="mini.json"):
+            wait()
+    finally:
+        moved.write_bytes(text)
+
+
+def test_nobody_waits_for_a_report_that_is_not_wanted(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = tmp_path / "endless"
+    endless.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/number\nexec sleep 600\n")
+    endless.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(endless))
+    with pytest.raises(KeyboardInterrupt), study_run.being_made(store, "mini"):
+        while not (tmp_path / "number").exists() or not (tmp_path / "number").read_text():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "number").read_text()), 0)
+
+
+def test_a_sync_takes_the_report_that_is_being_drawn(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = study_run.made(store, "mini", store.studies()["mini"])
+    (store.root / "studies" / ".mini.tracked").unlink()
+    (study,) = runs(store, "study")
+    client(store).set_tag(study.info.run_id, "digest", "of before")
+    monkeypatch.setattr(study_run, "made", lambda *given: pytest.fail("drawn twice"))
+    assert sync(store, "mini", drawn=lambda: replace(drawn, note="as drawn")) == 0
+    (study,) = runs(store, "study")
+    assert study.data.tags["mlflow.note.content"] == "as drawn"
+
+
+def test_what_is_got_ready_is_a_database_without_runs(tmp_path: Path) -> None:
+    store = filled(Store(tmp_path / "results"))
+    get_ready(store)
+    assert (store.root / "mlflow.db").stat().st_size > 0
+    assert client(store).search_experiments() != [] and runs(store, "network") == []
+    assert sync(store, "mini") == NETWORKS
