@@ -70,7 +70,7 @@ class StartUp:
 
 
 # Measured with the study `quick` on two idle cores of an AMD EPYC (Zen 4), Ray started there.
-HERE = StartUp(cluster_s=5.0, workers_s=1.0, sweep_s=1.8, cell_s=0.008, closing_s=6.0)
+HERE = StartUp(cluster_s=4.0, workers_s=0.8, sweep_s=0.9, cell_s=0.008, closing_s=4.5)
 # A cluster that is there: its workers import torch anew and start CUDA. Assumed.
 ELSEWHERE = StartUp(cluster_s=2.0, workers_s=12.0, sweep_s=14.0, cell_s=0.008, closing_s=10.0)
 
