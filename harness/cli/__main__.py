@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import sys
+import threading
 
 from harness.cli import main
 
@@ -22,10 +23,13 @@ def program() -> None:
 
 
 def _leave(end: SystemExit) -> None:
-    """End the process at once: Python would first take all that was imported apart, for up to two seconds.
+    """End the process at once: Python would take all that was imported apart, for up to two seconds.
 
-    As ever where the output can't be written, which Python says, or where a profiler waits for the end.
+    What Python does before that is done: threads are waited for, say one that writes a checkpoint, and exit
+    functions called. It ends as ever where the output can't be written, which Python says, or where a
+    profiler waits for the end.
     """
+    threading._shutdown()  # type: ignore[attr-defined]  # with the pools of threads that nobody has ended
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()

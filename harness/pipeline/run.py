@@ -54,7 +54,7 @@ class Run:
     ``failed`` are the cells that could not be made, and why; they are holes in the tables until a next run
     makes them. ``only`` leaves all other cells alone. ``knows_networks``: whether the plan's keys are those
     of the networks' weights and code from outside, which a run of the bound alone does not ask for.
-    ``meanwhile`` is called in a thread while the workers are at work: what its caller will need later.
+    ``meanwhile`` is called in a thread while Ray and its workers are started: what will be needed later.
     """
 
     study: Study
@@ -237,8 +237,7 @@ def run_steps(run: Run, names: tuple[str, ...] = ALL_STEPS, at_end: Callable[[],
     """Make the missing cells of the named steps, in the paper's order; how many were made.
 
     What failed is in ``run.failed``. ``at_end`` is called where some were tried, before the cluster is left,
-    which takes a second. Raises HarnessError for anything the user can mend; what is finished
-    stays.
+    which takes a second. Raises HarnessError for anything the user can mend; what is finished stays.
     """
     with run:
         tried = sum(work_of(step).make(run) for step in STEPS if step.name in names)

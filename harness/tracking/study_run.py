@@ -5,6 +5,7 @@ What draws is imported only where something is to be made.
 
 import gc
 import hashlib
+import os
 import pickle
 import subprocess
 import sys
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from harness.report.figures.drawing import Drawing
 
 REPORT, FIGURES = "report.html", "figures"
+_PLACE = "HARNESS_RESULTS"  # of the results, for the process that draws
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,12 @@ def being_made(store: Store, study: str) -> Iterator[Callable[[], StudyRun]]:
     Drawing takes seconds in which whoever runs a study has other things to do. What the process can't make is
     made here, so that the reason is told as `made` tells it.
     """
-    command = [sys.executable, "-m", __name__, str(store.place), study]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-m", __name__, study]
+    # Not among the arguments, which all users of a machine see: a bucket's address may have a password.
+    environment = {**os.environ, _PLACE: str(store.place)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdout is not None, "it is a pipe"
         drawn = process.stdout
 
@@ -88,10 +94,10 @@ def being_made(store: Store, study: str) -> Iterator[Callable[[], StudyRun]]:
 
 
 def main() -> None:
-    """The process of `being_made`: given the results and the study, it writes what its run says and holds."""
+    """The process of `being_made`: given a study of the results, it writes what its run says and holds."""
     gc.disable()  # it ends before garbage matters
-    place, study = sys.argv[1:]
-    store = Store(place)
+    (study,) = sys.argv[1:]
+    store = Store(os.environ[_PLACE])
     content = made(store, study, store.studies()[study])
     pickle.dump((content.note, content.files), sys.stdout.buffer)
 

@@ -38,9 +38,8 @@ def sync(
 
     Runs made from the same cells stay, others are deleted and made anew; the study's own run, above them,
     gets the report, ``drawn`` where that is being done already. ``progress`` is called with the runs written
-    and to write, from none written on. Raises
-    TrackingError where MLflow is away, another HarnessError for an unknown study, a damaged file or a ``uri``
-    that is none.
+    and to write, from none written on. Raises TrackingError where MLflow is away, another HarnessError for an
+    unknown study, a damaged file or a ``uri`` that is none.
     """
     to = destination(store, uri)
     record = _record(store, study)

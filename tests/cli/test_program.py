@@ -25,12 +25,15 @@ def test_exit_codes_and_output_are_those_of_the_command() -> None:
 def test_it_ends_with_its_exit_functions_called_and_its_output_written() -> None:
     """Not as Python does, which would take apart all that was imported: an object's end would be seen."""
     code = """
-import atexit, sys
+import atexit, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from harness.cli import __main__, main
 class Kept:
     def __del__(self): print("taken apart")
 kept = Kept()
 atexit.register(print, "exit function")
+def write(): time.sleep(0.5); print("written")
+ThreadPoolExecutor(1).submit(write)
 sys.stdout.write("no newline: ")
 sys.argv = ["harness", "--version"]
 __main__.program()
@@ -38,6 +41,7 @@ __main__.program()
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith("no newline: harness, version") and "exit function" in told.stdout
+    assert "written" in told.stdout
     assert "taken apart" not in told.stdout
 
 
