@@ -9,7 +9,7 @@ import threading
 from harness.cli import main
 
 # Python looks for garbage after every 700 new objects. What the libraries' imports make never is any, and
-# looking through it, again and again, took a third of their time.
+# looking through it, again and again, took a sixth of their time.
 _NEW_OBJECTS = 10_000
 
 

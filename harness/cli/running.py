@@ -92,7 +92,6 @@ def _run_missing(
     options: RunOptions, store: "Store", digest: str, steps: tuple[str, ...], with_tables: bool
 ) -> _Outcome:
     """Plan the study and make what it lacks."""
-    from harness.cluster import forkserver
     from harness.pipeline import finished
     from harness.pipeline.run import prepare, run_steps
     from harness.results import locking
@@ -100,8 +99,6 @@ def _run_missing(
     from harness.tracking.sync import get_ready
 
     study = load(options.study, options.changes)
-    if study.compute.workers == 0:
-        forkserver.unused()
     planned_from = finished.files(study, options.data)
     ending = Ending(store, study.name, with_tables)
     with _at_work(options, store, study.name) as display, ending:

@@ -1,6 +1,6 @@
 """A process that has imported what workers need, and is forked for each worker of a Ray started here.
 
-Importing torch and Ray Tune costs six seconds of a core, a fork a few milliseconds; a study starts a dozen
+Importing torch and Ray Tune costs seconds of a core, a fork a few milliseconds; a study starts a dozen
 workers and more. Ray runs ``forked`` in place of Python (its ``py_executable``), which has the server
 fork itself; where no server answers it is Python after all. The server ends with the process that started it,
 and its workers with both: Ray's own watch over them stands still where the clock is put back.
@@ -236,7 +236,7 @@ def _become(request: _Request) -> None:
 
 def main() -> None:
     """The server: ``python -m harness.cluster.forkserver``, with its socket's number and folder."""
-    gc.disable()  # nothing that an import makes is garbage, and looking for some takes a third of its time
+    gc.disable()  # nothing that an import makes is garbage, and looking for some takes a quarter of its time
     number, folder = sys.argv[1:]
     listener = socket.socket(fileno=int(number))
     for name in _MODULES:
